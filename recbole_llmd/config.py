@@ -1,0 +1,153 @@
+"""Our property files and checks inside RecBole's Config.
+
+RecBole's ``Config`` is extended in place, so that plain RecBole calls (``run_recbole``, ``objective_function``,
+``Config(...)``) see our models: their defaults are laid over RecBole's internal ones, below everything the user
+gives, and the settings are checked before anything is loaded.
+"""
+
+import difflib
+import functools
+import importlib
+import pkgutil
+from pathlib import Path
+
+import recbole.data.dataset
+import recbole.trainer
+import yaml
+from recbole.config.configurator import Config
+from recbole.utils import ModelType, get_model
+
+from recbole_llmd import settings
+
+_HERE = Path(__file__).resolve().parent
+# An installed wheel carries properties/ inside the package; a checkout (editable or not) has it beside the package.
+PROPERTIES = next(path for path in (_HERE / "properties", _HERE.parent / "properties") if path.is_dir())
+
+
+def load_properties(name):
+    """The defaults of one of our models, as a dict."""
+    with open(PROPERTIES / "model" / f"{name}.yaml", encoding="utf-8") as file:
+        return yaml.safe_load(file)
+
+
+def defaults(model, crm_file_defaults=None):
+    """All defaults of ``model``, to be laid over RecBole's internal ones.
+
+    For LLMD4Rec: the CRM's own property file, then LLMRec's settings (its training keys with ``llm_`` in front),
+    then LLMD4Rec's.
+    """
+    llm = load_properties("LLMRec")
+    if model == "LLMRec":
+        return llm
+    merged = dict(crm_file_defaults or {})
+    merged.update({key: value for key, value in llm.items() if key.startswith(settings.PREFIXES)})
+    merged.update({f"llm_{key}": llm[key] for key in settings.TRAINING_KEYS})
+    merged.update(load_properties("LLMD4Rec"))
+    return merged
+
+
+def crm_class(name):
+    """The RecBole class of the CRM called ``name``.
+
+    Raises:
+        ValueError: if there is no such model, or it is no sequential model, with the nearest names.
+    """
+    import recbole.model.sequential_recommender as package
+
+    modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    if not isinstance(name, str) or name in settings.RULES:
+        raise ValueError(f"crm_model = {name!r}: must be the name of one of RecBole's sequential models.")
+    try:
+        cls = get_model(name)
+    except (ValueError, AttributeError):
+        exact = difflib.get_close_matches(name.lower(), modules, n=1, cutoff=0)[0]
+        module = importlib.import_module(f"{package.__name__}.{exact}")
+        nearest = next(key for key in vars(module) if key.lower() == exact)
+        raise ValueError(f"crm_model = {name!r}: there is no RecBole model of that name. "
+                         f"The nearest sequential model is {nearest!r}.") from None
+    if getattr(cls, "type", None) != ModelType.SEQUENTIAL:
+        raise ValueError(f"crm_model = {name!r}: must be a sequential model (it reads item_id_list); "
+                         f"{name} is {cls.type.name.lower()}. Use SASRec, GRU4Rec or another sequential model.")
+    for module, own, why in ((recbole.data.dataset, "Dataset", "reads data that the LLM's side does not have"),
+                             (recbole.trainer, "Trainer", "is trained in stages of its own")):
+        if hasattr(module, name + own):
+            raise ValueError(f"crm_model = {name!r}: {name} needs RecBole's {name}{own} ({name} {why}), which cannot be one "
+                             "side of a mutual distillation. Use SASRec, GRU4Rec or another sequential model.")
+    return cls
+
+
+def side_config(config, **values):
+    """A copy of ``config`` for one side of a run, with some values replaced.
+
+    A Config in RecBole holds plain settings; only the dict of final values is copied.
+    """
+    copy = Config.__new__(Config)
+    copy.__dict__.update(config.__dict__)
+    copy.final_config_dict = {**config.final_config_dict, **values}
+    return copy
+
+
+def llm_side_config(config):
+    """The Config of the LLM side of LLMD4Rec: RecBole's training keys take the values of their ``llm_`` namesakes."""
+    values = {key: config[f"llm_{key}"] for key in settings.TRAINING_KEYS}
+    return side_config(config, model="LLMRec", reg_weight=None, **values)
+
+
+def install():
+    """Extend RecBole's Config; called once by ``import recbole_llmd``."""
+    load_internal = Config._load_internal_config_dict
+    set_defaults = Config._set_default_parameters
+
+    @functools.wraps(load_internal)
+    def _load_internal_config_dict(self, model, model_class, dataset):
+        load_internal(self, model, model_class, dataset)
+        if model not in settings.RULES:
+            return
+        crm_defaults = None
+        if model == "LLMD4Rec":
+            name = self.external_config_dict.get("crm_model", load_properties(model)["crm_model"])
+            load_internal(self, name, crm_class(name), dataset)  # as if the CRM were run alone
+            crm_defaults = self.internal_config_dict
+            self.internal_config_dict = {}
+        self.internal_config_dict.update(defaults(model, crm_defaults))
+        _load_time_field(self)
+
+    @functools.wraps(set_defaults)
+    def _set_default_parameters(self):
+        values, given = self.final_config_dict, self.external_config_dict
+        ours = self.model in settings.RULES
+        if ours:
+            settings.check(self.model, values, given)
+        own_class = self.model_class
+        if self.model == "LLMD4Rec":  # loss_type, input type and negative samples follow the CRM
+            self.model_class = crm_class(values["crm_model"])
+        try:
+            _no_negatives_for_cross_entropy(self)
+            set_defaults(self)
+        finally:
+            self.model_class = own_class
+
+    Config._load_internal_config_dict = _load_internal_config_dict
+    Config._set_default_parameters = _set_default_parameters
+
+
+def _load_time_field(config):
+    """Load the timestamps, which sequences need, where RecBole's default for an unknown dataset leaves them out."""
+    values = config.internal_config_dict
+    columns = (values.get("load_col") or {}).get("inter")
+    if isinstance(columns, list) and values["TIME_FIELD"] not in columns:
+        values["load_col"] = {**values["load_col"], "inter": [*columns, values["TIME_FIELD"]]}
+
+
+def _no_negatives_for_cross_entropy(config):
+    """A sequential model with cross-entropy loss takes no negative samples: RecBole refuses its own default
+    (uniform) there and asks every user to write ``train_neg_sample_args: ~``. Where the user said nothing,
+    that is what is meant.
+    """
+    values = config.final_config_dict
+    if values["MODEL_TYPE"] != ModelType.SEQUENTIAL or "train_neg_sample_args" in config.external_config_dict:
+        return
+    if hasattr(config.model_class, "input_type"):
+        return
+    if values.get("loss_type") == "CE":
+        values["train_neg_sample_args"] = None

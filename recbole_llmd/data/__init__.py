@@ -1,0 +1,1 @@
+"""Item texts and the windows of all-position training."""

@@ -1,0 +1,79 @@
+"""The text of each item, from the atomic ``.item`` file."""
+
+import csv
+import os
+import string
+from logging import getLogger
+
+import pandas as pd
+
+
+def item_file(config):
+    """The path of the dataset's ``.item`` file (which need not exist)."""
+    return os.path.join(config["data_path"], f"{config['dataset']}.item")
+
+
+def load_item_texts(config, dataset):
+    """One text per item id.
+
+    The ``.item`` file is read directly, so that neither the user's ``load_col`` nor the CRM's features depend on it.
+
+    Args:
+        config: the run's Config; ``item_text_fields`` and ``item_text_template`` say what makes a text.
+        dataset: the RecBole dataset, which maps tokens to item ids.
+
+    Returns:
+        list of str: ``texts[item_id]``; empty for the padding item and for items without text.
+
+    Raises:
+        ValueError: if a named field is not in the file, with the fields that are.
+    """
+    texts = [""] * dataset.item_num
+    path = item_file(config)
+    if not os.path.isfile(path):
+        if config["item_text_fields"] or config["item_text_template"]:
+            raise ValueError(f"item_text_fields and item_text_template need the file {path}, which does not exist. "
+                             "Remove these settings, or add the file.")
+        return _warn_if_missing(texts, f"{path} does not exist")
+    frame, types = _read(path, config)
+    fields, template = _fields_and_template(config, frame, types, path)
+    if not fields:
+        return _warn_if_missing(texts, f"{path} has no token_seq field")
+    token2id = dataset.field2token_id[dataset.iid_field]
+    values = frame[[dataset.iid_field, *fields]].fillna("")
+    for token, *row in values.itertuples(index=False):
+        item = token2id.get(token)
+        if item and any(value.strip() for value in row):
+            filled = {field: value.strip() for field, value in zip(fields, row)}
+            texts[item] = template.format(**filled) if template else ", ".join(filter(None, filled.values()))
+    return _warn_if_missing(texts, f"{path} has no text for them")
+
+
+def _read(path, config):
+    # Quotation marks in titles (inches, for one) are text, never a quoted field.
+    frame = pd.read_csv(path, sep=config["field_separator"], dtype=str, encoding=config["encoding"], engine="python",
+                        quoting=csv.QUOTE_NONE)
+    head = [column.split(":") for column in frame.columns]
+    frame.columns = [name for name, *_ in head]
+    frame = frame.drop_duplicates(subset=config["ITEM_ID_FIELD"])
+    return frame, {name: kind[0] if kind else "" for name, *kind in head}
+
+
+def _fields_and_template(config, frame, types, path):
+    template = config["item_text_template"]
+    if template:
+        fields = [field for _, field, _, _ in string.Formatter().parse(template) if field]
+    else:
+        fields = list(config["item_text_fields"] or [name for name, kind in types.items() if kind == "token_seq"])
+    for field in fields:
+        if field not in frame.columns:
+            raise ValueError(f"item text field {field!r} is not in {path}. Its fields are: {', '.join(frame.columns)}.")
+    return fields, template
+
+
+def _warn_if_missing(texts, reason):
+    missing = sum(not text for text in texts[1:])
+    if missing:
+        getLogger().warning(f"{missing} of {len(texts) - 1} items have no text ({reason}): "
+                            "they are represented by their item embedding alone.")
+    return texts

@@ -1,0 +1,1 @@
+"""Mutual distillation: losses, the sides' scores, and cached teacher distributions."""

@@ -1,0 +1,98 @@
+r"""The losses of mutual distillation, as pure functions of logits and log-probabilities.
+
+For a sample i with target :math:`y_i`, teacher T and student S over the same items, temperature :math:`\tau` and
+:math:`p^\tau = \mathrm{softmax}(z/\tau)`:
+
+.. math::
+    L_S = \frac{1}{n}\sum_i \mathrm{CE}(z_{S,i}, y_i) + \alpha\, w_i\, \tau^2\, \mathrm{KL}(p_{T,i}^\tau \| p_{S,i}^\tau)
+
+The factor :math:`\tau^2` keeps the gradient's size independent of the temperature (Hinton et al., arXiv 1503.02531).
+Teacher and weights carry no gradient.
+"""
+
+import math
+
+import torch
+
+WEIGHTINGS = ("adaptive", "confidence", "rank", "uniform")
+RANK_TOP = 10  # the lists that the 'rank' weighting compares
+
+
+def kl_divergence(teacher_logp, student_logits, temperature):
+    r"""Per-sample :math:`\tau^2\,\mathrm{KL}(p_T^\tau \| p_S^\tau)` over all items.
+
+    Args:
+        teacher_logp: the teacher's log-probabilities at this temperature, ``[n, n_items]``; no gradient flows back.
+        student_logits: the student's logits, ``[n, n_items]``.
+        temperature (float): :math:`\tau`.
+
+    Returns:
+        torch.Tensor: ``[n]``.
+    """
+    teacher_logp = teacher_logp.detach()
+    student_logp = torch.log_softmax(student_logits / temperature, dim=-1)
+    return temperature**2 * (teacher_logp.exp() * (teacher_logp - student_logp)).sum(-1)
+
+
+def kl_divergence_topk(top_items, top_logp, rest_logp, student_logits, temperature):
+    r"""Per-sample :math:`\tau^2\,\mathrm{KL}` between the distributions over the teacher's top k items and "any other".
+
+    Merging the other items into one outcome gives a lower bound of the full divergence, which it equals when k is the
+    whole catalogue.
+
+    Args:
+        top_items: the teacher's top items, ``[n, k]``.
+        top_logp: their log-probabilities at this temperature, ``[n, k]``.
+        rest_logp: the log-mass of all other items, ``[n]``; ``-inf`` if there is none.
+        student_logits: the student's logits, ``[n, n_items]``.
+        temperature (float): :math:`\tau`.
+
+    Returns:
+        torch.Tensor: ``[n]``.
+    """
+    top_logp, rest_logp = top_logp.detach(), rest_logp.detach()
+    scaled = student_logits / temperature
+    normaliser = torch.logsumexp(scaled, dim=-1, keepdim=True)
+    student_top = scaled.gather(1, top_items) - normaliser
+    # log of what the top items leave; log1p(-exp(x)) of a sum that may round to 1
+    mass = student_top.exp().sum(-1).clamp(max=1 - 1e-6)
+    student_rest = torch.log1p(-mass)
+    rest = rest_logp.exp()
+    inside = (top_logp.exp() * (top_logp - student_top)).sum(-1)
+    outside = torch.where(rest > 0, rest * (rest_logp.clamp(min=-1e4) - student_rest), torch.zeros_like(rest))
+    return temperature**2 * (inside + outside)
+
+
+def sample_weights(weighting, student_logits, targets, teacher_target_p, teacher_entropy=None, teacher_top=None):
+    r"""The per-sample weights of the distillation term, rescaled to mean 1, without gradient.
+
+    - ``adaptive``: :math:`p_T(y) / (p_T(y) + p_S(y))`, large where the teacher knows this sample better than the student.
+    - ``confidence``: :math:`1 - H(p_T)/\log n`, large where the teacher's distribution is sharp.
+    - ``rank``: the share of the teacher's top 10 items that are in the student's, the rank consistency of DLLM2Rec
+      (arXiv 2405.00338) taken per sample; one is added to both counts, so that no sample is left out.
+    - ``uniform``: 1.
+
+    Args:
+        weighting (str): one of :data:`WEIGHTINGS`.
+        student_logits: ``[n, n_items]``.
+        targets: ``[n]``.
+        teacher_target_p: the teacher's probability of the target at temperature 1, ``[n]``.
+        teacher_entropy: the entropy of the teacher's distribution at temperature 1, ``[n]``; for ``confidence``.
+        teacher_top: the teacher's top 10 items, ``[n, 10]``; for ``rank``.
+
+    Returns:
+        torch.Tensor: ``[n]``, mean 1.
+    """
+    student_logits = student_logits.detach()
+    if weighting == "uniform":
+        return torch.ones_like(teacher_target_p)
+    if weighting == "adaptive":
+        student_p = torch.softmax(student_logits, dim=-1).gather(1, targets.unsqueeze(1)).squeeze(1)
+        weights = teacher_target_p / (teacher_target_p + student_p).clamp(min=1e-12)
+    elif weighting == "confidence":
+        weights = (1 - teacher_entropy / math.log(student_logits.shape[1])).clamp(min=0)
+    else:
+        student_top = student_logits.topk(teacher_top.shape[1], dim=-1).indices
+        common = (teacher_top.unsqueeze(2) == student_top.unsqueeze(1)).sum((1, 2))
+        weights = (common + 1) / (teacher_top.shape[1] + 1)
+    return weights / weights.mean().clamp(min=1e-12)

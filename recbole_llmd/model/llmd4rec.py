@@ -1,0 +1,33 @@
+"""LLMD4Rec: a conventional recommender (CRM) and an LLM recommender that teach each other; the CRM is served."""
+
+from recbole.model.abstract_recommender import SequentialRecommender
+
+from recbole_llmd import config as configs
+from recbole_llmd.model.llmrec import LLMRec
+
+
+class LLMD4Rec(SequentialRecommender):
+    """Both sides of a mutual distillation (LLMD4Rec, arXiv 2505.18120); ``LLMD4RecTrainer`` trains them in turn.
+
+    Attributes:
+        crm: the RecBole model named by ``crm_model``; every score this model gives is the CRM's.
+        llm (LLMRec): the LLM recommender, which takes no part in serving.
+    """
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        # First, so that its initial weights are those of the same CRM run alone with the same seed.
+        self.crm = configs.crm_class(config["crm_model"])(configs.side_config(config, model=config["crm_model"]), dataset)
+        self.llm = LLMRec(configs.llm_side_config(config), dataset)
+
+    def forward(self, *args, **kwargs):
+        return self.crm(*args, **kwargs)
+
+    def calculate_loss(self, interaction):
+        return self.crm.calculate_loss(interaction)
+
+    def predict(self, interaction):
+        return self.crm.predict(interaction)
+
+    def full_sort_predict(self, interaction):
+        return self.crm.full_sort_predict(interaction)

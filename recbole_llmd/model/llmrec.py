@@ -1,0 +1,198 @@
+"""LLMRec: a transformers decoder with LoRA adapters as a sequential recommender over the whole catalogue."""
+
+import contextlib
+from pathlib import Path
+
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from recbole_llmd.data.item_text import load_item_texts
+from recbole_llmd.files import whole
+from recbole_llmd.llm import backbone as backbones
+from recbole_llmd.llm.encode import encode_texts, max_positions
+from recbole_llmd.llm.prompt import Prompt
+
+INITIALIZER_RANGE = 0.02  # of the item vectors, as in RecBole's SASRec
+
+
+@contextlib.contextmanager
+def own_random_draws(seed):
+    """Draw from ``seed`` inside, and leave the generator outside as it was: the initial weights depend neither on
+    whether the text cache was warm nor on what was built before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+class LLMRec(SequentialRecommender):
+    r"""A language model that reads a history of items and scores every item.
+
+    With text vectors :math:`t_i` and item embeddings :math:`e_i`, an item is :math:`v_i = P t_i + e_i`. A history is one
+    soft token per item, :math:`s\,W\,\mathrm{LN}(v_i)` (``llm_input: item``; :math:`s` brings it to the spread of the
+    backbone's own input embeddings), or the tokens of the items' texts (``llm_input: prompt``). The causal backbone's
+    output :math:`h` at the last token of an item scores the next one:
+    :math:`z_j = \mathrm{LN}(U h)^\top v_j`, so one pass over a window serves all its positions.
+    """
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.loss_fct = nn.CrossEntropyLoss()
+        with own_random_draws(config["seed"]):
+            self._build(config, dataset)
+        self._frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        self.register_state_dict_post_hook(_drop_frozen)
+        self.register_load_state_dict_post_hook(_ignore_frozen)
+        self._cached_items = None
+
+    def _build(self, config, dataset):
+        name, device = config["llm_model"], config["device"]
+        dtype = backbones.dtype_of(config["llm_dtype"], device)
+        texts = load_item_texts(config, dataset)
+        loaded = []
+
+        def load():
+            if not loaded:
+                loaded.append(backbones.load_backbone(name, dtype))
+            return loaded[0]
+
+        vectors = None
+        if any(texts):
+            vectors = encode_texts(texts, name, dtype, device, config["llm_cache_dir"], config["llm_text_batch_size"],
+                                   config["show_progress"], load)
+            # Rows of about unit length: an optimizer step then moves text and embedding alike.
+            vectors = vectors / vectors.shape[1] ** 0.5
+        self.register_buffer("text", vectors, persistent=False)
+        model = backbones.keep_first_layers(load(), config["llm_layers"])
+        tokens = model.get_input_embeddings()
+        size, hidden = config["llm_embedding_size"], model.config.hidden_size
+        self.spread = tokens.weight.float().std().item()
+        self.prompt = None
+        needed = self.max_seq_length
+        if config["llm_input"] == "prompt":
+            self.prompt = Prompt(texts, backbones.load_tokenizer(name), config["llm_item_tokens"], config)
+            needed = self.prompt.longest(self.max_seq_length)
+        else:
+            model.set_input_embeddings(nn.Embedding(1, hidden, dtype=dtype).requires_grad_(False))  # frees the vocabulary
+        if needed > max_positions(model):
+            raise ValueError(f"MAX_ITEM_LIST_LENGTH = {self.max_seq_length}: a history can take {needed} tokens, but the model "
+                             f"reads {max_positions(model)}. Lower MAX_ITEM_LIST_LENGTH or llm_item_tokens.")
+        self.backbone = backbones.add_lora(model, config)
+        self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
+        self.input_norm = nn.LayerNorm(size)
+        self.input_projection = nn.Linear(size, hidden, bias=False)
+        self.output_projection = nn.Linear(hidden, size, bias=False)
+        self.output_norm = nn.LayerNorm(size)
+        self.dropout = nn.Dropout(config["llm_dropout"])
+        nn.init.normal_(self.item_embedding.weight, std=INITIALIZER_RANGE)
+        nn.init.zeros_(self.item_embedding.weight[0])
+        nn.init.normal_(self.input_projection.weight, std=size**-0.5)
+        nn.init.normal_(self.output_projection.weight, std=hidden**-0.5)
+        if self.text is not None:
+            self.text_projection = nn.Linear(self.text.shape[1], size, bias=False)
+            nn.init.normal_(self.text_projection.weight, std=INITIALIZER_RANGE)
+
+    def train(self, mode=True):
+        self._cached_items = None  # the weights may change, or have changed, since the vectors were computed
+        return super().train(mode)
+
+    def item_vectors(self):
+        """The vectors :math:`v_i` of all items, ``[n_items, size]``; computed once per evaluation."""
+        if self._cached_items is not None:
+            return self._cached_items
+        vectors = self.item_embedding.weight
+        if self.text is not None:
+            vectors = vectors + self.text_projection(self.text)
+        if not self.training and not torch.is_grad_enabled():
+            self._cached_items = vectors
+        return vectors
+
+    def position_outputs(self, item_seq, positions, vectors):
+        """The outputs at the chosen positions of a batch of right-padded histories.
+
+        Args:
+            item_seq: item ids, ``[batch, length]``.
+            positions: which positions are wanted, bool, ``[batch, length]``.
+            vectors: the item vectors, ``[n_items, size]``.
+
+        Returns:
+            torch.Tensor: ``[n_positions, size]``, in row-major order of ``positions``.
+        """
+        # Histories are padded on the right and the backbone is causal: no attention mask is needed.
+        dtype = self.input_dtype
+        if self.prompt is None:
+            soft_tokens = self.spread * self.input_projection(self.dropout(self.input_norm(vectors[item_seq])))
+            inputs, ends = {"inputs_embeds": soft_tokens.to(dtype)}, None
+        else:
+            tokens, ends = self.prompt(item_seq)
+            inputs = {"input_ids": tokens}
+        hidden = self.backbone(**inputs, use_cache=False).last_hidden_state
+        if ends is not None:
+            hidden = hidden.gather(1, ends.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+        return self.output_norm(self.output_projection(self.dropout(hidden[positions].float())))
+
+    @property
+    def input_dtype(self):
+        return next(parameter.dtype for name, parameter in self.backbone.named_parameters() if "lora_" not in name)
+
+    def position_logits(self, item_seq, positions):
+        """Scores of all items at the chosen positions, ``[n_positions, n_items]``."""
+        vectors = self.item_vectors()
+        return self.position_outputs(item_seq, positions, vectors) @ vectors.t()
+
+    def forward(self, item_seq, item_seq_len):
+        """The output after the last item of each history, ``[batch, size]``."""
+        last = torch.arange(item_seq.shape[1], device=item_seq.device) == (item_seq_len - 1).unsqueeze(1)
+        return self.position_outputs(item_seq, last, self.item_vectors())
+
+    def calculate_loss(self, interaction):
+        return self.loss_fct(self.full_sort_predict(interaction), interaction[self.POS_ITEM_ID])
+
+    def predict(self, interaction):
+        output = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return (output * self.item_vectors()[interaction[self.ITEM_ID]]).sum(dim=1)
+
+    def full_sort_predict(self, interaction):
+        output = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return output @ self.item_vectors().t()
+
+    def save_adapter(self, folder):
+        """Write the LoRA adapter in peft's format and everything else that is trained as ``head.safetensors``.
+
+        The folder is complete or not there: it is written under a temporary name and renamed.
+        """
+        with whole(folder) as temporary:
+            temporary.mkdir()
+            backbones.save_lora(self.backbone, temporary)
+            save_file({name: tensor.contiguous() for name, tensor in self.head_state().items()},
+                      temporary / "head.safetensors")
+
+    def load_adapter(self, folder):
+        """Read what :meth:`save_adapter` wrote."""
+        backbones.load_lora(self.backbone, folder)
+        head = load_file(Path(folder) / "head.safetensors")
+        own = self.head_state()
+        if {k: v.shape for k, v in head.items()} != {k: v.shape for k, v in own.items()}:
+            raise ValueError(f"{folder} was written by a model with other items or other llm_* settings than this one.")
+        for name, tensor in own.items():
+            tensor.copy_(head[name])
+        self._cached_items = None
+
+    def head_state(self):
+        """The trained tensors outside the backbone, by name."""
+        return {name: parameter.detach() for name, parameter in self.named_parameters()
+                if not name.startswith("backbone.")}
+
+
+def _drop_frozen(module, state_dict, prefix, _local_metadata):
+    """Leave the frozen backbone out of checkpoints: it is loaded from ``llm_model``."""
+    for name in module._frozen:
+        state_dict.pop(prefix + name, None)
+
+
+def _ignore_frozen(module, incompatible):
+    """Take back the complaint about missing frozen weights."""
+    kept = [key for key in incompatible.missing_keys if not any(key.endswith(name) for name in module._frozen)]
+    incompatible.missing_keys[:] = kept
+    module._cached_items = None

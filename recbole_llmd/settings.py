@@ -1,0 +1,130 @@
+"""The settings of this package: one rule per key, checked when a RecBole Config is built.
+
+The defaults live in ``properties/model/*.yaml`` alone; this module says what a value may be.
+"""
+
+import difflib
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Callable
+
+PREFIXES = ("llm_", "crm_", "distill_", "item_text_")
+
+TRAINING_KEYS = (
+    "epochs", "train_batch_size", "learner", "learning_rate", "weight_decay", "stopping_step", "eval_step",
+    "clip_grad_norm",
+)  # RecBole's keys that the two sides of LLMD4Rec have each for itself: the LLM's with llm_ in front
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value may be: the test, and the sentence that an error message shows."""
+
+    test: Callable[[object], bool]
+    text: str
+
+
+def _integer(low):
+    return Rule(lambda v: isinstance(v, Integral) and not isinstance(v, bool) and v >= low,
+                f"a whole number of at least {low}")
+
+
+def _number(low, high=float("inf"), above=False):
+    text = f"a number {'above' if above else 'of at least'} {low}" + (f" and below {high}" if high < float("inf") else "")
+    return Rule(lambda v: isinstance(v, Real) and not isinstance(v, bool) and (v > low if above else v >= low)
+                and v < high, text)
+
+
+def _choice(*values):
+    return Rule(lambda v: v in values, "one of " + ", ".join(map(repr, values)))
+
+
+def _either(word, rule):
+    return Rule(lambda v: v == word or rule.test(v), f"{word!r} or {rule.text}")
+
+
+def _optional(rule):
+    return Rule(lambda v: v is None or rule.test(v), f"None or {rule.text}")
+
+
+_name = Rule(lambda v: isinstance(v, str) and bool(v.strip()), "a non-empty string")
+_names = Rule(lambda v: isinstance(v, (list, tuple)) and bool(v) and all(isinstance(x, str) for x in v),
+              "a non-empty list of names")
+_name_or_names = Rule(lambda v: _name.test(v) or _names.test(v), "a name or a non-empty list of names")
+_dict = Rule(lambda v: isinstance(v, dict), "a dict")
+_boolean = Rule(lambda v: isinstance(v, bool), "True or False")
+
+LLM_RULES = {
+    "llm_model": _name,
+    "llm_layers": _integer(0),
+    "llm_dtype": _choice("auto", "float32", "bfloat16", "float16"),
+    "llm_input": _choice("item", "prompt"),
+    "llm_item_tokens": _integer(1),
+    "llm_embedding_size": _integer(1),
+    "llm_dropout": _number(0, 1),
+    "llm_lora_r": _integer(1),
+    "llm_lora_alpha": _number(0, above=True),
+    "llm_lora_dropout": _number(0, 1),
+    "llm_lora_targets": _name_or_names,
+    "llm_window_overlap": _number(0, 1),
+    "llm_text_batch_size": _integer(1),
+    "llm_cache_dir": _name,
+    "item_text_fields": _optional(_names),
+    "item_text_template": _optional(_name),
+}
+
+DISTILLATION_RULES = {
+    "crm_model": _name,
+    "crm_warmup_epochs": _integer(0),
+    "crm_window_overlap": _number(0, 1),
+    "llm_epochs": _integer(0),
+    "llm_warmup_epochs": _integer(0),
+    "llm_train_batch_size": _integer(1),
+    "llm_learner": _name,
+    "llm_learning_rate": _number(0, above=True),
+    "llm_weight_decay": _number(0),
+    "llm_stopping_step": _integer(0),
+    "llm_eval_step": _integer(1),
+    "llm_clip_grad_norm": _optional(_dict),
+    "distill_rounds": _integer(0),
+    "distill_direction": _choice("mutual", "llm_to_crm", "crm_to_llm", "none"),
+    "distill_temperature": _number(0, above=True),
+    "distill_alpha_llm_to_crm": _number(0),
+    "distill_alpha_crm_to_llm": _number(0),
+    "distill_weighting": _choice("adaptive", "confidence", "rank", "uniform"),
+    "distill_topk": _either("auto", _integer(0)),
+    "resume": _boolean,
+}
+
+RULES = {"LLMRec": LLM_RULES, "LLMD4Rec": {**LLM_RULES, **DISTILLATION_RULES}}
+
+
+def check(model, values, given):
+    """Refuse unknown keys and values out of range.
+
+    Args:
+        model (str): ``LLMRec`` or ``LLMD4Rec``.
+        values (dict): every setting of the run, defaults included.
+        given (iterable of str): the keys that the user gave (file, config_dict, command line).
+
+    Raises:
+        ValueError: naming the key, the value, the rule and, for an unknown key, the nearest valid name.
+    """
+    rules = RULES[model]
+    for key in given:
+        if key.startswith(PREFIXES) and key not in rules:
+            raise ValueError(_unknown(key, model))
+    for key, rule in rules.items():
+        if not rule.test(values.get(key)):
+            raise ValueError(f"{key} = {values.get(key)!r}: must be {rule.text}.")
+
+
+def _unknown(key, model):
+    plain = key.removeprefix("llm_")
+    if model == "LLMRec" and plain in TRAINING_KEYS:
+        return f"{key} is a setting of LLMD4Rec; for LLMRec alone set RecBole's {plain}."
+    others = [name for name, rules in RULES.items() if key in rules]
+    if others:
+        return f"{key} is a setting of {others[0]}, not of {model}. Remove it, or run --model={others[0]}."
+    nearest = difflib.get_close_matches(key, RULES[model], n=1, cutoff=0)
+    return f"{key} is not a setting of {model}. The nearest valid name is {nearest[0]}."

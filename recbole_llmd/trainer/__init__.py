@@ -1,0 +1,1 @@
+"""The RecBole trainers of this package."""

@@ -1,0 +1,35 @@
+"""The trainer of LLMRec run alone."""
+
+from recbole_llmd.data.windows import add_row_numbers
+from recbole_llmd.distill.scorers import LLMScorer
+from recbole_llmd.files import whole
+from recbole_llmd.trainer.side import SideTrainer
+
+
+class LLMRecTrainer(SideTrainer):
+    """All-position training of LLMRec; checkpoints are RecBole's, with the adapter beside them in peft's format."""
+
+    def __init__(self, config, model):
+        super().__init__(config, model, side="LLM", overlap=config["llm_window_overlap"])
+
+    @property
+    def adapter_folder(self):
+        return self.saved_model_file.removesuffix(".pth") + "-adapter"
+
+    def fit(self, train_data, *args, **kwargs):
+        add_row_numbers(train_data.dataset)
+        self.prepare(LLMScorer(self.model), train_data)
+        return super().fit(train_data, *args, **kwargs)
+
+    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+        save_renamed(super(SideTrainer, self)._save_checkpoint, self, epoch, verbose, **kwargs)
+        self.model.save_adapter(self.adapter_folder)
+
+
+def save_renamed(save, trainer, epoch, verbose=True, **kwargs):
+    """RecBole's ``_save_checkpoint`` under a temporary name, renamed when it is whole."""
+    path = kwargs.pop("saved_model_file", trainer.saved_model_file)
+    with whole(path) as temporary:
+        save(epoch, verbose=False, saved_model_file=temporary, **kwargs)
+    if verbose:
+        trainer.logger.info(f"Saving current: {path}")

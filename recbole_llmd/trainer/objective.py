@@ -1,0 +1,93 @@
+"""What one side minimises in one phase, and the figures of an epoch that the log shows."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from recbole_llmd.data.windows import ROW, positions_of
+
+
+@dataclass
+class EpochFigures:
+    """Running sums over an epoch: losses weighted by samples, and the sample weights of the distillation term."""
+
+    samples: int = 0
+    cross_entropy: float = 0.0
+    distillation: float = 0.0
+    weight_sum: float = 0.0
+    weight_square_sum: float = 0.0
+    taught: bool = False
+
+    def add(self, n, cross_entropy, distillation=None, weights=None):
+        self.samples += n
+        self.cross_entropy += n * float(cross_entropy)
+        if weights is not None:
+            self.taught = True
+            self.distillation += n * float(distillation)
+            self.weight_sum += float(weights.sum())
+            self.weight_square_sum += float(weights.square().sum())
+
+    def as_dict(self):
+        """Means per sample; the distillation term without its factor alpha."""
+        n = max(1, self.samples)
+        figures = {"cross-entropy": self.cross_entropy / n}
+        if self.taught:
+            mean = self.weight_sum / n
+            figures["distillation"] = self.distillation / n
+            figures["weight mean"] = mean
+            figures["weight std"] = max(0.0, self.weight_square_sum / n - mean**2) ** 0.5
+        return figures
+
+    def __str__(self):
+        figures = self.as_dict()
+        text = f"cross-entropy: {figures['cross-entropy']:.4f}"
+        if self.taught:
+            text += (f", distillation: {figures['distillation']:.4f}, "
+                     f"weights: {figures['weight mean']:.2f} ± {figures['weight std']:.2f}")
+        return text
+
+
+@dataclass
+class Objective:
+    """The side's own loss plus, with a teacher, the weighted distillation term (see :mod:`..distill.losses`).
+
+    Called with a batch, as RecBole's ``loss_func``: returns the loss, or the pair (own loss, distillation term).
+    """
+
+    scorer: object
+    teacher: object = None
+    alpha: float = 0.0
+    temperature: float = 1.0
+    weighting: str = "uniform"
+    figures: EpochFigures = field(default_factory=EpochFigures)
+
+    def __call__(self, interaction):
+        taught = self.teacher is not None and self.alpha > 0
+        loss, logits = self.scorer.loss_and_logits(interaction, need_logits=taught)
+        if self.scorer.windows:
+            _, targets, rows = positions_of(interaction)
+        else:
+            targets, rows = interaction[self.scorer.model.POS_ITEM_ID], interaction[ROW]
+        if not taught:
+            self.figures.add(len(targets), loss.detach())
+            return loss
+        term, weights = distillation_term(logits, targets, self.teacher.read(rows, logits.device), self.temperature,
+                                          self.weighting)
+        self.figures.add(len(targets), loss.detach(), term.detach(), weights)
+        return loss, self.alpha * term
+
+
+def distillation_term(logits, targets, teacher, temperature, weighting):
+    """Mean over the samples of weight times divergence, and the weights.
+
+    Args:
+        logits: the student's scores of all items, ``[n, n_items]``.
+        targets: item ids, ``[n]``.
+        teacher (TeacherBatch): the teacher's distributions of the same samples.
+
+    Returns:
+        tuple: a scalar, and the weights ``[n]``.
+    """
+    student = logits[:, 1:]  # the padding item is no item
+    weights = teacher.weights(weighting, student, targets - 1)
+    return torch.mean(weights * teacher.divergence(student, temperature)), weights

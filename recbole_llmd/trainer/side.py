@@ -1,0 +1,125 @@
+"""RecBole's Trainer for one side of a run: all-position batches, phases, and the side's best weights."""
+
+import copy
+import logging
+
+import numpy as np
+from recbole.trainer import Trainer
+from recbole.utils import init_seed, set_color
+from tqdm import tqdm
+
+from recbole_llmd.data.windows import WindowLoader, build_windows
+from recbole_llmd.trainer.objective import EpochFigures, Objective
+
+
+def epoch_seed(seed, phase, epoch):
+    """A seed of its own for each epoch, so that an epoch's draws do not depend on what ran before it."""
+    return int(np.random.SeedSequence([seed, phase, epoch]).generate_state(1)[0])
+
+
+class SideTrainer(Trainer):
+    """Trains one model; RecBole's loop, early stopping and evaluation, over windows where the model allows it.
+
+    Args:
+        config: the side's Config (its ``learning_rate``, ``epochs``, ... are this side's).
+        model: the model.
+        side (str): ``CRM`` or ``LLM``, as the log shows it.
+        overlap (float): the windows' overlap.
+    """
+
+    def __init__(self, config, model, side, overlap):
+        super().__init__(config, model)
+        self.side, self.overlap = side, overlap
+        self.tensorboard = _SideWriter(self.tensorboard, side)
+        self.logger = _LabelledLogger(self.logger, {"label": side})
+        self.phase_index, self.label = 0, side
+        self.scorer = self.window_loader = self.objective = None
+        self.best_state = None
+        self.figures = []
+        self.before_epoch = lambda epoch: None
+
+    def prepare(self, scorer, train_data):
+        """Take the scorer of the model and build the side's batches."""
+        self.scorer = scorer
+        if scorer.windows:
+            windows = build_windows(train_data.dataset, self.overlap)
+            self.window_loader = WindowLoader(windows, self.config, self.config["train_batch_size"])
+        self.objective = Objective(scorer)
+
+    def begin(self, index, label, epochs, objective):
+        """Start a phase: a fresh optimizer and early-stopping count; best weights and score stay."""
+        self.phase_index, self.label, self.objective = index, label, objective
+        self.logger.extra["label"] = label
+        self.tensorboard.offset = len(self.figures)
+        self.start_epoch, self.epochs, self.cur_step = 0, epochs, 0
+        self.eval_step = min(self.config["eval_step"], max(1, epochs))
+        self.optimizer = self._build_optimizer()
+
+    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        self.before_epoch(epoch_idx)
+        seed = epoch_seed(self.config["seed"], self.phase_index, epoch_idx)
+        init_seed(seed, self.config["reproducibility"])
+        if self.scorer.windows:
+            train_data = self.window_loader
+            train_data.seed(seed)
+        else:
+            train_data.generator.manual_seed(seed)
+        self.objective.figures = EpochFigures()
+        bar = tqdm(train_data, total=len(train_data), ncols=140, disable=not show_progress,
+                   desc=set_color(f"{self.label} {epoch_idx}", "pink"))
+        return super()._train_epoch(self._shown(bar), epoch_idx, loss_func=loss_func or self.objective)
+
+    def _shown(self, bar):
+        for batch in bar:
+            yield batch
+            bar.set_postfix_str(str(self.objective.figures), refresh=False)
+
+    def _generate_train_loss_output(self, epoch_idx, s_time, e_time, losses):
+        figures = self.objective.figures
+        self.figures.append({"label": self.label, "epoch": epoch_idx, "seconds": e_time - s_time, **figures.as_dict()})
+        return (set_color(f"epoch {epoch_idx} training", "green") + " [" + set_color("time", "blue")
+                + f": {e_time - s_time:.2f}s, {figures}]")
+
+    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+        """RecBole calls this for the best epoch so far: keep its weights."""
+        self.best_state = copy.deepcopy(self.model.state_dict())
+
+    def restore_best(self):
+        """Put the best weights seen so far into the model."""
+        if self.best_state is not None:
+            self.model.load_state_dict(self.best_state)
+
+    def progress(self):
+        """Everything that continuing this side needs, besides what a phase starts afresh."""
+        return {"state_dict": self.model.state_dict(), "best_state": self.best_state, "cur_step": self.cur_step,
+                "best_valid_score": self.best_valid_score, "best_valid_result": self.best_valid_result,
+                "optimizer": self.optimizer.state_dict(), "figures": self.figures}
+
+    def load_progress(self, progress, epoch=None):
+        """Take up what :meth:`progress` gave; with ``epoch``, also the middle of a phase begun by :meth:`begin`."""
+        self.model.load_state_dict(progress["state_dict"])
+        self.best_state, self.figures = progress["best_state"], progress["figures"]
+        self.best_valid_score, self.best_valid_result = progress["best_valid_score"], progress["best_valid_result"]
+        if epoch is not None:
+            self.start_epoch, self.cur_step = epoch, progress["cur_step"]
+            self.optimizer.load_state_dict(progress["optimizer"])
+
+
+class _LabelledLogger(logging.LoggerAdapter):
+    """Puts the phase in front of every line."""
+
+    def process(self, msg, kwargs):
+        return f"{set_color(self.extra['label'], 'cyan')}: {msg}", kwargs
+
+
+class _SideWriter:
+    """A tensorboard writer that keeps the curves of the sides apart and the phases of one side in a row."""
+
+    def __init__(self, writer, side):
+        self.writer, self.side, self.offset = writer, side, 0
+
+    def add_scalar(self, tag, value, step):
+        self.writer.add_scalar(f"{self.side}/{tag}", value, self.offset + step)
+
+    def add_hparams(self, *args):
+        """Written once for the run, not by each side in each phase."""
