@@ -7,10 +7,9 @@ gives, and the settings are checked before anything is loaded.
 
 import difflib
 import functools
-import importlib
-import pkgutil
 from pathlib import Path
 
+import recbole
 import recbole.data.dataset
 import recbole.trainer
 import yaml
@@ -18,6 +17,7 @@ from recbole.config.configurator import Config
 from recbole.utils import ModelType, get_model
 
 from recbole_llmd import settings
+from recbole_llmd.settings import SettingsError
 
 _HERE = Path(__file__).resolve().parent
 # An installed wheel carries properties/ inside the package; a checkout (editable or not) has it beside the package.
@@ -50,30 +50,32 @@ def crm_class(name):
     """The RecBole class of the CRM called ``name``.
 
     Raises:
-        ValueError: if there is no such model, or it is no sequential model, with the nearest names.
+        SettingsError: if there is no such model, or it is no sequential model, with the nearest names.
     """
-    import recbole.model.sequential_recommender as package
-
-    modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
     if not isinstance(name, str) or name in settings.RULES:
-        raise ValueError(f"crm_model = {name!r}: must be the name of one of RecBole's sequential models.")
+        raise SettingsError(f"crm_model = {name!r}: must be the name of one of RecBole's sequential models.")
     try:
         cls = get_model(name)
     except (ValueError, AttributeError):
-        exact = difflib.get_close_matches(name.lower(), modules, n=1, cutoff=0)[0]
-        module = importlib.import_module(f"{package.__name__}.{exact}")
-        nearest = next(key for key in vars(module) if key.lower() == exact)
-        raise ValueError(f"crm_model = {name!r}: there is no RecBole model of that name. "
-                         f"The nearest sequential model is {nearest!r}.") from None
+        raise SettingsError(f"crm_model = {name!r}: there is no RecBole model of that name. The nearest name is "
+                            f"{nearest_model(name)!r}.") from None
     if getattr(cls, "type", None) != ModelType.SEQUENTIAL:
-        raise ValueError(f"crm_model = {name!r}: must be a sequential model (it reads item_id_list); "
+        raise SettingsError(f"crm_model = {name!r}: must be a sequential model (it reads item_id_list); "
                          f"{name} is {cls.type.name.lower()}. Use SASRec, GRU4Rec or another sequential model.")
     for module, own, why in ((recbole.data.dataset, "Dataset", "reads data that the LLM's side does not have"),
                              (recbole.trainer, "Trainer", "is trained in stages of its own")):
         if hasattr(module, name + own):
-            raise ValueError(f"crm_model = {name!r}: {name} needs RecBole's {name}{own} ({name} {why}), which cannot be one "
+            raise SettingsError(f"crm_model = {name!r}: {name} needs RecBole's {name}{own} ({name} {why}), which cannot be one "
                              "side of a mutual distillation. Use SASRec, GRU4Rec or another sequential model.")
     return cls
+
+
+def nearest_model(name):
+    """The name of the model most like ``name``, among RecBole's and ours."""
+    folder = Path(recbole.__file__).parent / "properties" / "model"
+    names = [*settings.RULES, *(path.stem for path in folder.glob("*.yaml"))]
+    by_lower = {known.lower(): known for known in names}
+    return by_lower[difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0)[0]]
 
 
 def side_config(config, **values):
@@ -97,6 +99,7 @@ def install():
     """Extend RecBole's Config; called once by ``import recbole_llmd``."""
     load_internal = Config._load_internal_config_dict
     set_defaults = Config._set_default_parameters
+    get_model_and_dataset = Config._get_model_and_dataset
 
     @functools.wraps(load_internal)
     def _load_internal_config_dict(self, model, model_class, dataset):
@@ -118,6 +121,8 @@ def install():
         ours = self.model in settings.RULES
         if ours:
             settings.check(self.model, values, given)
+            if "nproc" in values:
+                raise SettingsError(f"nproc = {values['nproc']}: {self.model} trains in one process. Leave nproc out.")
         own_class = self.model_class
         if self.model == "LLMD4Rec":  # loss_type, input type and negative samples follow the CRM
             self.model_class = crm_class(values["crm_model"])
@@ -127,6 +132,18 @@ def install():
         finally:
             self.model_class = own_class
 
+    @functools.wraps(get_model_and_dataset)
+    def _get_model_and_dataset(self, model, dataset):
+        try:
+            return get_model_and_dataset(self, model, dataset)
+        except (ValueError, AttributeError):
+            name = model if isinstance(model, str) else self.external_config_dict["model"]
+            raise SettingsError(f"model = {name!r}: there is no model of that name. The nearest name is "
+                                f"{nearest_model(name)!r}.") from None
+        except KeyError as error:
+            raise SettingsError(f"{error.args[0]}. Give --model=... and --dataset=...") from None
+
+    Config._get_model_and_dataset = _get_model_and_dataset
     Config._load_internal_config_dict = _load_internal_config_dict
     Config._set_default_parameters = _set_default_parameters
 

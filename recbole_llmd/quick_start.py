@@ -1,13 +1,19 @@
 """RecBole's quick start with our results in its dictionary, in one process or many."""
 
+import copy
 import functools
+import os
 from logging import getLogger
 
 import recbole.quick_start
+import torch
 from recbole.quick_start import quick_start as recbole_quick_start
 from recbole.utils import set_color
 
 from recbole_llmd import results
+from recbole_llmd.config import crm_class
+from recbole_llmd.files import whole
+from recbole_llmd.settings import PREFIXES, SettingsError
 
 _run_recboles = recbole_quick_start.run_recboles
 
@@ -41,3 +47,52 @@ def install():
             setattr(module, name, wrapped)
     for module in (recbole.quick_start, recbole_quick_start):
         module.run_recboles = run_recboles
+
+
+def run(args, settings):
+    """Run what the command line asks for; ``settings`` are its ``--key=value`` arguments."""
+    files = (args.config_files or "").split()
+    for file in files:
+        if not os.path.isfile(file):
+            raise SettingsError(f"config_files: there is no file {file!r}.")
+    if args.resume:
+        settings = {**settings, "resume": True}
+    return recbole.quick_start.run(
+        args.model, args.dataset, config_file_list=files, config_dict=settings, nproc=args.nproc,
+        world_size=args.world_size, ip=args.ip, port=args.port, group_offset=args.group_offset)
+
+
+def export(checkpoint_file, out):
+    """Write the CRM of an LLMD4Rec checkpoint as a checkpoint of that RecBole model alone.
+
+    The written file names nothing of this package: plain RecBole's ``load_data_and_model`` reads it, and its test result
+    is the one LLMD4Rec printed.
+
+    Raises:
+        SettingsError: if there is no such file, or it is no LLMD4Rec checkpoint.
+    """
+    if not os.path.isfile(checkpoint_file):
+        raise SettingsError(f"checkpoint = {checkpoint_file!r}: there is no such file.")
+    # Named by the user, and holding RecBole's pickled Config.
+    checkpoint = torch.load(checkpoint_file, map_location="cpu", weights_only=False)
+    if "config" not in checkpoint or checkpoint["config"]["model"] != "LLMD4Rec":
+        raise SettingsError(f"checkpoint = {checkpoint_file!r}: export takes a checkpoint that LLMD4Rec wrote.")
+    state = {name.removeprefix("crm."): tensor for name, tensor in checkpoint["state_dict"].items()
+             if name.startswith("crm.")}
+    with whole(out) as temporary:
+        torch.save({**checkpoint, "config": _crm_config(checkpoint["config"]), "state_dict": state}, temporary,
+                   pickle_protocol=4)
+    print(f"{checkpoint['config']['crm_model']} written to {out}")
+
+
+def _crm_config(config):
+    """The Config of the CRM run alone, without a trace of this package."""
+    name = config["crm_model"]
+    plain = copy.copy(config)
+    plain.model, plain.model_class = name, crm_class(name)
+    for attribute, values in vars(config).items():
+        if attribute.endswith("config_dict"):
+            kept = {k: v for k, v in values.items() if not k.startswith(PREFIXES) and k not in ("resume", "model")}
+            setattr(plain, attribute, kept)
+    plain.final_config_dict["model"] = name
+    return plain

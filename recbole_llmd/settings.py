@@ -16,6 +16,10 @@ TRAINING_KEYS = (
 )  # RecBole's keys that the two sides of LLMD4Rec have each for itself: the LLM's with llm_ in front
 
 
+class SettingsError(ValueError):
+    """Something the user gave is wrong; the message has the value, the rule and the remedy."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """What a value may be: the test, and the sentence that an error message shows."""
@@ -108,15 +112,15 @@ def check(model, values, given):
         given (iterable of str): the keys that the user gave (file, config_dict, command line).
 
     Raises:
-        ValueError: naming the key, the value, the rule and, for an unknown key, the nearest valid name.
+        SettingsError: naming the key, the value, the rule and, for an unknown key, the nearest valid name.
     """
     rules = RULES[model]
     for key in given:
         if key.startswith(PREFIXES) and key not in rules:
-            raise ValueError(_unknown(key, model))
+            raise SettingsError(_unknown(key, model))
     for key, rule in rules.items():
         if not rule.test(values.get(key)):
-            raise ValueError(f"{key} = {values.get(key)!r}: must be {rule.text}.")
+            raise SettingsError(f"{key} = {values.get(key)!r}: must be {rule.text}.")
 
 
 def _unknown(key, model):

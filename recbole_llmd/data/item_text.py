@@ -7,6 +7,8 @@ from logging import getLogger
 
 import pandas as pd
 
+from recbole_llmd.settings import SettingsError
+
 
 def item_file(config):
     """The path of the dataset's ``.item`` file (which need not exist)."""
@@ -26,13 +28,13 @@ def load_item_texts(config, dataset):
         list of str: ``texts[item_id]``; empty for the padding item and for items without text.
 
     Raises:
-        ValueError: if a named field is not in the file, with the fields that are.
+        SettingsError: if a named field is not in the file, with the fields that are.
     """
     texts = [""] * dataset.item_num
     path = item_file(config)
     if not os.path.isfile(path):
         if config["item_text_fields"] or config["item_text_template"]:
-            raise ValueError(f"item_text_fields and item_text_template need the file {path}, which does not exist. "
+            raise SettingsError(f"item_text_fields and item_text_template need the file {path}, which does not exist. "
                              "Remove these settings, or add the file.")
         return _warn_if_missing(texts, f"{path} does not exist")
     frame, types = _read(path, config)
@@ -67,7 +69,7 @@ def _fields_and_template(config, frame, types, path):
         fields = list(config["item_text_fields"] or [name for name, kind in types.items() if kind == "token_seq"])
     for field in fields:
         if field not in frame.columns:
-            raise ValueError(f"item text field {field!r} is not in {path}. Its fields are: {', '.join(frame.columns)}.")
+            raise SettingsError(f"item text field {field!r} is not in {path}. Its fields are: {', '.join(frame.columns)}.")
     return fields, template
 
 

@@ -1,16 +1,24 @@
 """How each side of a run is trained and asked for its scores: over windows, or one RecBole row at a time."""
 
 import contextlib
+import copy
 
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import AbstractRecommender
+from torch import nn
+from torch.nn.functional import cross_entropy
 
 from recbole_llmd.data.windows import positions_of
+from recbole_llmd.draws import own_random_draws
+from recbole_llmd.settings import SettingsError
 
 PROBE_ROWS = 8
-TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}
+PROBE_SEED = 2020
+PROBE_SPREAD = 0.3  # of the random weights
+TOLERANCE = 1e-3  # relative to the spread of the scores
+LOSS_TOLERANCE = 1e-5
 
 
 class LLMScorer:
@@ -33,13 +41,12 @@ class LLMScorer:
 class CRMScorer:
     """Any RecBole sequential model that scores all items.
 
-    Which path it takes is found out by asking the model itself, on a few real rows, in evaluation mode:
+    Which path it takes is found out by asking copies of the model, on a few real rows, in evaluation mode:
 
     - over windows, if its outputs before ``gather_indexes`` are those of every prefix (the model is causal) and its
       loss is plain cross-entropy over its scores;
-    - by row with cross-entropy over its scores, if only the latter holds;
-    - by row with its own ``calculate_loss`` (BPR, BERT4Rec's masked loss, a regulariser, ...) and a second forward pass
-      for the distillation term otherwise.
+    - otherwise by row with its own ``calculate_loss`` (BPR, BERT4Rec's masked loss, regularisers, ...). The distillation
+      term then takes the logits that the loss was computed from, or those of a second forward pass.
 
     Args:
         crm: the model.
@@ -47,7 +54,7 @@ class CRMScorer:
         loader: RecBole's training loader, which gives rows as the model's own loss expects them.
 
     Raises:
-        ValueError: if the model cannot score all items for a history, with its name and the reason.
+        SettingsError: if the model cannot score all items for a history, with its name and the reason.
     """
 
     def __init__(self, crm, dataset, loader):
@@ -55,87 +62,100 @@ class CRMScorer:
         self.n_items, self.device = dataset.item_num, crm.device
         self.by_forward = type(crm).full_sort_predict is AbstractRecommender.full_sort_predict
         if self.by_forward and not hasattr(crm, "item_embedding"):
-            raise ValueError(f"crm_model = {self.name!r}: {self.name} scores one (history, item) pair at a time; it has no "
+            raise SettingsError(f"crm_model = {self.name!r}: {self.name} scores one (history, item) pair at a time; it has no "
                              "full_sort_predict, so it gives no distribution over the items to distil. Use a model that "
                              "has one, such as SASRec or GRU4Rec.")
-        self.probabilities = False
-        was_training = crm.training
-        crm.eval()
-        with torch.no_grad():
-            self._probe(dataset, loader)
-        crm.train(was_training)
+        with own_random_draws(PROBE_SEED), torch.no_grad():
+            batch = loader.collate_fn(self._longest_rows(dataset)).to(self.device)
+            # Near-zero initial weights make different losses and scores look alike, large ones hide contrastive terms.
+            self.windows = all([self._is_plain_and_causal(copy.deepcopy(crm).eval(), batch),
+                                self._is_plain_and_causal(_with_large_random_weights(crm), batch)])
 
-    def _probe(self, dataset, loader):
-        rows = self._longest_rows(dataset)
-        batch = loader.collate_fn(rows).to(self.device)
-        scores = self._scores(batch)
+    def _is_plain_and_causal(self, crm, batch):
+        self.probabilities = False
+        scores = self._scores(crm, batch)
         if scores.shape != (len(batch), self.n_items):
-            raise ValueError(f"crm_model = {self.name!r}: {self.name} returns scores of shape {tuple(scores.shape)} for "
-                             f"{len(batch)} histories and {self.n_items} items; one score per item is needed.")
+            raise SettingsError(f"crm_model = {self.name!r}: {self.name} returns scores of shape {tuple(scores.shape)} for "
+                                f"{len(batch)} histories and {self.n_items} items; one score per item is needed.")
         totals = scores.sum(1)
         self.probabilities = bool((scores >= 0).all() and torch.allclose(totals, torch.ones_like(totals), atol=1e-2))
-        targets = batch[self.model.POS_ITEM_ID]
-        own = self.model.calculate_loss(batch)
-        own = sum(own) if isinstance(own, tuple) else own
-        plain = torch.nn.functional.cross_entropy(self.logits_of_rows(batch), targets)
-        self.plain_cross_entropy = torch.allclose(own, plain, **TOLERANCE)
-        self.windows = self.plain_cross_entropy and self._is_causal(batch)
+        own = _total(crm.calculate_loss(batch))
+        plain = cross_entropy(self._as_logits(scores), batch[crm.POS_ITEM_ID])
+        return torch.allclose(own, plain, rtol=LOSS_TOLERANCE) and self._is_causal(crm, batch)
 
     def _longest_rows(self, dataset):
         length = dataset.inter_feat[dataset.item_list_length_field].numpy()
         return np.argsort(-length, kind="stable")[:PROBE_ROWS]
 
-    def _is_causal(self, batch):
+    def _is_causal(self, crm, batch):
         """Whether every position of a window gives the scores of its prefix; a model that fails on windows does not."""
-        seq, length = batch[self.model.ITEM_SEQ], batch[self.model.ITEM_SEQ_LEN]
+        seq, length = batch[crm.ITEM_SEQ], batch[crm.ITEM_SEQ_LEN]
         longest = int(length.max())
         positions = torch.arange(longest, device=seq.device) < length.unsqueeze(1)
-        window = {**batch.interaction, self.model.ITEM_SEQ: seq[:, :longest]}
+        window = {**batch.interaction, crm.ITEM_SEQ: seq[:, :longest]}
         row, column = positions.nonzero(as_tuple=True)
         prefixes = torch.where(torch.arange(seq.shape[1], device=seq.device) <= column.unsqueeze(1), seq[row], 0)
         one_by_one = batch[row]
-        one_by_one.update(Interaction({self.model.ITEM_SEQ: prefixes, self.model.ITEM_SEQ_LEN: column + 1}))
+        one_by_one.update(Interaction({crm.ITEM_SEQ: prefixes, crm.ITEM_SEQ_LEN: column + 1}))
         try:
-            together = self._window_scores(Interaction(window), positions)
+            together = self._window_scores(crm, Interaction(window), positions)
         except Exception:  # noqa: BLE001  (any failure inside a model not made for this means: not by windows)
             return False
-        apart = self._scores(one_by_one)
-        return together.shape == apart.shape and torch.allclose(together, apart, **TOLERANCE)
+        apart = self._scores(crm, one_by_one)
+        spread = apart.std().item()
+        return together.shape == apart.shape and torch.allclose(together, apart, rtol=0, atol=TOLERANCE * spread)
 
-    def _scores(self, interaction):
+    def _scores(self, crm, interaction):
         if self.by_forward:
-            output = self.model.forward(interaction[self.model.ITEM_SEQ], interaction[self.model.ITEM_SEQ_LEN])
-            return output @ self.model.item_embedding.weight[: self.n_items].t()
-        return self.model.full_sort_predict(interaction)
+            output = crm.forward(interaction[crm.ITEM_SEQ], interaction[crm.ITEM_SEQ_LEN])
+            return output @ crm.item_embedding.weight[: self.n_items].t()
+        return crm.full_sort_predict(interaction)
 
-    def _window_scores(self, interaction, positions):
-        with _outputs_at(self.model, positions):
-            return self._scores(interaction)
+    def _window_scores(self, crm, interaction, positions):
+        with _outputs_at(crm, positions):
+            return self._scores(crm, interaction)
 
     def _as_logits(self, scores):
         return scores.clamp(min=1e-12).log() if self.probabilities else scores
 
     def logits_of_rows(self, interaction):
         """Scores of all items for each row of a RecBole batch, ``[batch, n_items]``."""
-        return self._as_logits(self._scores(interaction))
+        return self._as_logits(self._scores(self.model, interaction))
 
     def logits(self, interaction):
         """Scores of all items for each sample of a batch of this side's path, ``[n_samples, n_items]``."""
         if not self.windows:
             return self.logits_of_rows(interaction)
-        return self._as_logits(self._window_scores(interaction, positions_of(interaction)[0]))
+        return self._as_logits(self._window_scores(self.model, interaction, positions_of(interaction)[0]))
 
     def loss_and_logits(self, interaction, need_logits=True):
         """The side's own training loss, and its logits (None where they would cost a second pass nobody needs)."""
         if self.windows:
             logits = self.logits(interaction)
-            return torch.nn.functional.cross_entropy(logits, positions_of(interaction)[1]), logits
-        if self.plain_cross_entropy:
-            logits = self.logits_of_rows(interaction)
-            return torch.nn.functional.cross_entropy(logits, interaction[self.model.POS_ITEM_ID]), logits
-        loss = self.model.calculate_loss(interaction)
-        loss = sum(loss) if isinstance(loss, tuple) else loss
-        return loss, self.logits_of_rows(interaction) if need_logits else None
+            return cross_entropy(logits, positions_of(interaction)[1]), logits
+        with _arguments_of(getattr(self.model, "loss_fct", None)) as seen:
+            loss = _total(self.model.calculate_loss(interaction))
+        if not need_logits:
+            return loss, None
+        shape = (len(interaction), self.n_items)
+        logits = next((arg for arg in seen if isinstance(arg, torch.Tensor) and arg.shape == shape), None)
+        return loss, self.logits_of_rows(interaction) if logits is None else logits
+
+
+def _total(loss):
+    return sum(loss) if isinstance(loss, tuple) else loss
+
+
+@contextlib.contextmanager
+def _arguments_of(module):
+    """A list that the arguments of ``module``'s calls are added to inside the block."""
+    seen = []
+    hook = module.register_forward_pre_hook(lambda _, args: seen.extend(args)) if isinstance(module, nn.Module) else None
+    try:
+        yield seen
+    finally:
+        if hook is not None:
+            hook.remove()
 
 
 @contextlib.contextmanager
@@ -146,3 +166,10 @@ def _outputs_at(model, positions):
         yield
     finally:
         del model.gather_indexes
+
+
+def _with_large_random_weights(model):
+    probe = copy.deepcopy(model).eval()
+    for parameter in probe.parameters():
+        parameter.normal_(0, PROBE_SPREAD)
+    return probe

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from recbole_llmd.data.windows import ROW, positions_of
 from recbole_llmd.distill import losses
+from recbole_llmd.settings import SettingsError
 
 EXACT_UP_TO = 5000  # items; larger catalogues keep AUTO_TOPK items and the mass of the rest
 AUTO_TOPK = 512
@@ -18,12 +19,12 @@ def resolve_topk(setting, n_items):
     """The number of items to cache per sample from ``distill_topk``; 0 keeps all.
 
     Raises:
-        ValueError: if the number is too small for the lists that sample weights compare.
+        SettingsError: if the number is too small for the lists that sample weights compare.
     """
     if setting == "auto":
         return 0 if n_items <= EXACT_UP_TO else AUTO_TOPK
     if 0 < setting < losses.RANK_TOP:
-        raise ValueError(f"distill_topk = {setting}: must be 0 (all items) or at least {losses.RANK_TOP}.")
+        raise SettingsError(f"distill_topk = {setting}: must be 0 (all items) or at least {losses.RANK_TOP}.")
     return 0 if setting >= n_items - 1 else setting
 
 

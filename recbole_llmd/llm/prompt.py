@@ -2,6 +2,8 @@
 
 import torch
 
+from recbole_llmd.settings import SettingsError
+
 PREFIX = "A user's history, one item a line:\n"
 
 
@@ -14,12 +16,12 @@ class Prompt:
         item_tokens (int): the longest item in tokens, the line break included.
 
     Raises:
-        ValueError: if no item has a text.
+        SettingsError: if no item has a text.
     """
 
     def __init__(self, texts, tokenizer, item_tokens, config):
         if not any(texts):
-            raise ValueError(f"llm_input = 'prompt': the dataset {config['dataset']!r} has no item text. Set llm_input: item, "
+            raise SettingsError(f"llm_input = 'prompt': the dataset {config['dataset']!r} has no item text. Set llm_input: item, "
                              "or give item_text_fields.")
         lines = [f"{text or f'item {i}'}\n" for i, text in enumerate(texts)]
         ids = [line[: item_tokens - 1] + line[-1:] if len(line) > item_tokens else line

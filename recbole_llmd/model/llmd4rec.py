@@ -31,3 +31,9 @@ class LLMD4Rec(SequentialRecommender):
 
     def full_sort_predict(self, interaction):
         return self.crm.full_sort_predict(interaction)
+
+    def other_parameter(self):
+        return self.crm.other_parameter()
+
+    def load_other_parameter(self, para):
+        self.crm.load_other_parameter(para)

@@ -1,6 +1,5 @@
 """LLMRec: a transformers decoder with LoRA adapters as a sequential recommender over the whole catalogue."""
 
-import contextlib
 from pathlib import Path
 
 import torch
@@ -13,17 +12,10 @@ from recbole_llmd.files import whole
 from recbole_llmd.llm import backbone as backbones
 from recbole_llmd.llm.encode import encode_texts, max_positions
 from recbole_llmd.llm.prompt import Prompt
+from recbole_llmd.draws import own_random_draws
+from recbole_llmd.settings import SettingsError
 
 INITIALIZER_RANGE = 0.02  # of the item vectors, as in RecBole's SASRec
-
-
-@contextlib.contextmanager
-def own_random_draws(seed):
-    """Draw from ``seed`` inside, and leave the generator outside as it was: the initial weights depend neither on
-    whether the text cache was warm nor on what was built before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 class LLMRec(SequentialRecommender):
@@ -39,6 +31,7 @@ class LLMRec(SequentialRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.loss_fct = nn.CrossEntropyLoss()
+        # The initial weights depend neither on whether the text cache was warm nor on what was built before.
         with own_random_draws(config["seed"]):
             self._build(config, dataset)
         self._frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
@@ -76,7 +69,7 @@ class LLMRec(SequentialRecommender):
         else:
             model.set_input_embeddings(nn.Embedding(1, hidden, dtype=dtype).requires_grad_(False))  # frees the vocabulary
         if needed > max_positions(model):
-            raise ValueError(f"MAX_ITEM_LIST_LENGTH = {self.max_seq_length}: a history can take {needed} tokens, but the model "
+            raise SettingsError(f"MAX_ITEM_LIST_LENGTH = {self.max_seq_length}: a history can take {needed} tokens, but the model "
                              f"reads {max_positions(model)}. Lower MAX_ITEM_LIST_LENGTH or llm_item_tokens.")
         self.backbone = backbones.add_lora(model, config)
         self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
@@ -174,7 +167,7 @@ class LLMRec(SequentialRecommender):
         head = load_file(Path(folder) / "head.safetensors")
         own = self.head_state()
         if {k: v.shape for k, v in head.items()} != {k: v.shape for k, v in own.items()}:
-            raise ValueError(f"{folder} was written by a model with other items or other llm_* settings than this one.")
+            raise SettingsError(f"{folder} was written by a model with other items or other llm_* settings than this one.")
         for name, tensor in own.items():
             tensor.copy_(head[name])
         self._cached_items = None

@@ -84,6 +84,7 @@ class LLMD4RecTrainer(Trainer):
         results.add("llm", {"best_valid_score": llm.best_valid_score, "best_valid_result": llm.best_valid_result})
         results.add("distillation", {"phases": [phase.label for phase in phases], "CRM": crm.figures, "LLM": llm.figures})
         if saved:
+            self.optimizer = crm.optimizer  # what a checkpoint of the served model holds
             save_renamed(super()._save_checkpoint, self, -1, verbose)
             self.model.llm.save_adapter(self.saved_model_file.removesuffix(".pth") + "-adapter")
             if os.path.exists(self.resume_file):

@@ -1,0 +1,66 @@
+"""The command line: ``recbole-llmd run`` and ``recbole-llmd export``."""
+
+import argparse
+import sys
+
+RUN_HELP = """\
+Train and evaluate a model: LLMD4Rec, LLMRec or any model of RecBole. Besides the options below, any setting of RecBole
+or of this package can be given as --key=value."""
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="recbole-llmd", description="LLM distillation for RecBole.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train and evaluate a model (the default command)", description=RUN_HELP)
+    run.add_argument("--model", "-m", help="name of the model, such as LLMD4Rec, LLMRec or SASRec")
+    run.add_argument("--dataset", "-d", help="name of the dataset, such as ml-100k")
+    run.add_argument("--config_files", help="property files, separated by spaces")
+    run.add_argument("--resume", action="store_true", help="go on with an interrupted LLMD4Rec run with the same settings")
+    run.add_argument("--nproc", type=int, default=1, help="processes on this machine, one a GPU (models of RecBole)")
+    run.add_argument("--world_size", type=int, default=-1, help="processes in all")
+    run.add_argument("--ip", default="localhost", help="address of the master node")
+    run.add_argument("--port", default="5678", help="port of the master node")
+    run.add_argument("--group_offset", type=int, default=0, help="rank of this machine's first process")
+    export = commands.add_parser("export", help="write the CRM of an LLMD4Rec checkpoint as a plain RecBole checkpoint")
+    export.add_argument("--checkpoint", required=True, help="a checkpoint that LLMD4Rec wrote")
+    export.add_argument("--out", required=True, help="where to write the CRM")
+    return parser
+
+
+def _settings(arguments, parser):
+    """The settings given as ``--key=value``."""
+    settings = {}
+    for argument in arguments:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not equals or not key:
+            parser.error(f"{argument!r}: a setting is written --key=value, with no space around the '='.")
+        if settings.get(key, value) != value:
+            parser.error(f"--{key} is given twice, as {settings[key]!r} and {value!r}. Give it once.")
+        settings[key] = value
+    return settings
+
+
+def main(argv=None):
+    """Run the command line; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help"):
+        argv = ["run", *argv]
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    settings = _settings(rest, parser)
+    if args.command == "export" and settings:
+        parser.error(f"--{next(iter(settings))} is not an option of export.")
+    sys.argv = sys.argv[:1]  # RecBole's Config reads what is left there; everything was read above
+
+    from recbole_llmd import quick_start
+    from recbole_llmd.settings import SettingsError
+
+    try:
+        if args.command == "export":
+            quick_start.export(args.checkpoint, args.out)
+        else:
+            quick_start.run(args, settings)
+    except SettingsError as error:
+        print(f"recbole-llmd: error: {error}", file=sys.stderr)
+        return 2
+    return 0
