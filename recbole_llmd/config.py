@@ -5,6 +5,7 @@ RecBole's ``Config`` is extended in place, so that plain RecBole calls (``run_re
 gives, and the settings are checked before anything is loaded.
 """
 
+import contextlib
 import difflib
 import functools
 from pathlib import Path
@@ -54,11 +55,8 @@ def crm_class(name):
     """
     if not isinstance(name, str) or name in settings.RULES:
         raise SettingsError(f"crm_model = {name!r}: must be the name of one of RecBole's sequential models.")
-    try:
+    with _unknown_model("crm_model", name):
         cls = get_model(name)
-    except (ValueError, AttributeError):
-        raise SettingsError(f"crm_model = {name!r}: there is no RecBole model of that name. The nearest name is "
-                            f"{nearest_model(name)!r}.") from None
     if getattr(cls, "type", None) != ModelType.SEQUENTIAL:
         raise SettingsError(f"crm_model = {name!r}: must be a sequential model (it reads item_id_list); "
                          f"{name} is {cls.type.name.lower()}. Use SASRec, GRU4Rec or another sequential model.")
@@ -76,6 +74,18 @@ def nearest_model(name):
     names = [*settings.RULES, *(path.stem for path in folder.glob("*.yaml"))]
     by_lower = {known.lower(): known for known in names}
     return by_lower[difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0)[0]]
+
+
+@contextlib.contextmanager
+def _unknown_model(key, name):
+    """RecBole's failure to find a model, which may be a missing lightgbm, as an error with the nearest name."""
+    try:
+        yield
+    except (ValueError, AttributeError, ImportError):
+        nearest = nearest_model(name)
+        if nearest == name:
+            raise
+        raise SettingsError(f"{key} = {name!r}: there is no model of that name. The nearest name is {nearest!r}.") from None
 
 
 def side_config(config, **values):
@@ -138,11 +148,8 @@ def install():
     @functools.wraps(get_model_and_dataset)
     def _get_model_and_dataset(self, model, dataset):
         try:
-            return get_model_and_dataset(self, model, dataset)
-        except (ValueError, AttributeError):
-            name = model if isinstance(model, str) else self.external_config_dict["model"]
-            raise SettingsError(f"model = {name!r}: there is no model of that name. The nearest name is "
-                                f"{nearest_model(name)!r}.") from None
+            with _unknown_model("model", model or self.external_config_dict.get("model")):
+                return get_model_and_dataset(self, model, dataset)
         except KeyError as error:
             raise SettingsError(f"{error.args[0]}. Give --model=... and --dataset=...") from None
 
