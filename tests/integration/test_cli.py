@@ -55,7 +55,7 @@ def test_property_files_and_command_line(small, workdir, caplog):
     (workdir / "my.yaml").write_text("crm_model: GRU4Rec\nembedding_size: 16\nepochs: 7\n")
     settings = {key: value for key, value in small.items() if key not in ("epochs", "model")}
     assert main(["--model", "LLMD4Rec", "--config_files", "my.yaml", "--resume", "--epochs=1", *_arguments(settings)]) == 0
-    log = "\n".join(record.getMessage() for record in caplog.records)
+    log = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(record.getMessage() for record in caplog.records))
     assert "(crm): GRU4Rec" in log and "round 1, CRM phase (LLM teaches): at most 1 epochs" in log
     assert "no interrupted run" in log
 

@@ -78,7 +78,8 @@ def test_template_goes_before_fields(texts):
     assert found == {"a": "<1990>", "b": "<1991>", "c": "<1992>", "d": "<1993>", "e": ""}
 
 
-@pytest.mark.parametrize("settings", [{"item_text_fields": ["title", "price"]}, {"item_text_template": "{title}{price}"}])
+@pytest.mark.parametrize("settings", [
+    {"item_text_fields": ["title", "price"]}, {"item_text_template": "{title}{price}"}])
 def test_unknown_field(texts, settings):
     with pytest.raises(SettingsError) as error:
         texts(**settings)
@@ -120,9 +121,10 @@ def test_field_separator(texts, sep):
     assert found == DEFAULT
 
 
-def test_commas_and_tabs_of_the_default_format(texts):
-    found, _ = texts([["title:token_seq", "item_id:token"], ["Moon, The; or: 'Luna'", "a"], ["\"", "b"], ["#1 hit", "c"]])
-    assert found == {"a": "Moon, The; or: 'Luna'", "b": '"', "c": "#1 hit", "d": "", "e": ""}
+def test_marks_in_titles_are_text(texts):
+    lines = [["Moon, The; or: 'Luna'", "a"], ['"Heroes"', "b"], ["#1 hit", "c"], ['"', "d"], ["Last", "e"]]
+    found, _ = texts([["title:token_seq", "item_id:token"], *lines])
+    assert found == {token: title for title, token in lines}
 
 
 def test_the_first_of_two_lines_counts(texts):

@@ -232,7 +232,7 @@ def test_the_crms_defaults_can_be_overridden():
 
 def test_the_default_crm_is_sasrec():
     config = config_of("LLMD4Rec")
-    assert (config["crm_model"], config["n_heads"], config["hidden_size"], config["inner_size"]) == ("SASRec", 2, 64, 256)
+    assert [config[key] for key in ("crm_model", "n_heads", "hidden_size", "inner_size")] == ["SASRec", 2, 64, 256]
 
 
 def test_defaults_are_fresh_in_every_config():
@@ -249,10 +249,10 @@ def test_defaults_are_fresh_in_every_config():
 
 
 @pytest.mark.parametrize("given, words", [
-    ("SASRek", ["no RecBole model of that name", "nearest name is 'SASRec'"]),
-    ("sasrec", ["no RecBole model of that name", "nearest name is 'SASRec'"]),
-    ("gru4rec", ["no RecBole model of that name", "nearest name is 'GRU4Rec'"]),
-    ("a.b", ["no RecBole model of that name"]),
+    ("SASRek", ["there is no model of that name", "nearest name is 'SASRec'"]),
+    ("sasrec", ["there is no model of that name", "nearest name is 'SASRec'"]),
+    ("gru4rec", ["there is no model of that name", "nearest name is 'GRU4Rec'"]),
+    ("a.b", ["there is no model of that name"]),
     ("BPR", ["must be a sequential model", "BPR is general", "SASRec"]),
     ("DeepFM", ["must be a sequential model", "DeepFM is context"]),
     ("DIEN", ["needs RecBole's DIENDataset", "SASRec"]),
@@ -271,7 +271,8 @@ def test_a_crm_that_cannot_be_one(given, words):
 
 
 @pytest.mark.parametrize("given, nearest", [
-    ("LLMD4Rek", "LLMD4Rec"), ("llmrec", "LLMRec"), ("LLMRecs", "LLMRec"), ("SASRek", "SASRec"), ("LigthGCN", "LightGCN")])
+    ("LLMD4Rek", "LLMD4Rec"), ("llmrec", "LLMRec"), ("LLMRecs", "LLMRec"), ("SASRek", "SASRec"),
+    ("LigthGCN", "LightGCN")])
 @pytest.mark.parametrize("how", ["argument", "setting"])
 def test_an_unknown_model_names_the_nearest(given, nearest, how):
     with pytest.raises(SettingsError) as caught:
@@ -317,8 +318,9 @@ def test_cross_entropy_takes_no_negatives(model, settings):
 
 @pytest.mark.parametrize("model, settings", [
     ("SASRec", {"loss_type": "BPR"}), ("LLMD4Rec", {"loss_type": "BPR"}),
-    ("LLMD4Rec", {"loss_type": "BPR", "crm_model": "GRU4Rec"}), ("BPR", {})])
+    ("LLMD4Rec", {"loss_type": "BPR", "crm_model": "GRU4Rec"}), ("LLMD4Rec", {"crm_model": "TransRec"}), ("BPR", {})])
 def test_bpr_keeps_recboles_uniform_negatives(model, settings):
+    """TransRec and BPR say so by their class and have no loss_type."""
     config = config_of(model, **settings)
     assert config["train_neg_sample_args"] == {
         "distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}

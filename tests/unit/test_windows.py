@@ -159,8 +159,8 @@ def test_rows_that_do_not_continue_each_other(seed, overlap):
     rows = recbole_rows(sequences_of([12, 9, 20], seed, n_items=4), max_len)
     rows = [row for row in rows if draw.random() < 0.7]
     for _ in range(8):  # histories from nowhere, between the others
-        row = (int(draw.integers(1, 4)), draw.integers(1, 4, size=draw.integers(1, 6)).tolist(), int(draw.integers(1, 4)))
-        rows.insert(int(draw.integers(0, len(rows) + 1)), row)
+        user, target, place = (int(draw.integers(low, high)) for low, high in ((1, 4), (1, 4), (0, len(rows) + 1)))
+        rows.insert(place, (user, draw.integers(1, 4, size=draw.integers(1, 6)).tolist(), target))
     rows.insert(0, (1, [3, 3, 2, 1, 2], 3))
     check(build_windows(dataset_of(rows, max_len), overlap), rows, max_len)
 
