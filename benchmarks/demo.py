@@ -1,6 +1,6 @@
 """Run LLMD4Rec as `make demo` does and write a record: results, seconds, peak memory, versions, machine, commit.
 
-    python benchmarks/demo.py --dataset=ml-100k --out=benchmarks/records/demo-ml-100k.json [--key=value ...]
+python benchmarks/demo.py --dataset=ml-100k --out=benchmarks/records/demo-ml-100k.json [--key=value ...]
 """
 
 import json
@@ -19,11 +19,23 @@ PACKAGES = ("recbole", "torch", "transformers", "peft", "numpy", "pandas", "scip
 
 def machine():
     """What a record says about the machine: cores, memory, processor, operating system."""
-    models = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-              if line.startswith("model name")] if os.path.exists("/proc/cpuinfo") else [platform.processor()]
+    models = (
+        [
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if os.path.exists("/proc/cpuinfo")
+        else [platform.processor()]
+    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"cores": os.cpu_count(), "memory GiB": round(memory, 1), "processor": models[0],
-            "system": platform.system(), "python": platform.python_version()}
+    return {
+        "cores": os.cpu_count(),
+        "memory GiB": round(memory, 1),
+        "processor": models[0],
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
 
 
 def commit():
@@ -38,16 +50,20 @@ def main():
     sys.argv = sys.argv[:1]
     sys.path.insert(0, str(REPO))
     start = time.time()
-    import recbole_llmd  # noqa: F401
     from recbole.quick_start import run_recbole
 
+    import recbole_llmd  # noqa: F401
     from recbole_llmd.files import whole
 
     result = run_recbole(config_dict={"model": "LLMD4Rec", **settings})
     record = {
-        "settings": settings, "seconds": round(time.time() - start, 1),
+        "settings": settings,
+        "seconds": round(time.time() - start, 1),
         "peak memory GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        "commit": commit(), "machine": machine(), "versions": {name: version(name) for name in PACKAGES}, "result": result,
+        "commit": commit(),
+        "machine": machine(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "result": result,
     }
     with whole(out) as temporary:
         temporary.write_text(json.dumps(record, indent=1, default=float) + "\n")

@@ -15,7 +15,9 @@ def _parser():
     run.add_argument("--model", "-m", help="name of the model, such as LLMD4Rec, LLMRec or SASRec")
     run.add_argument("--dataset", "-d", help="name of the dataset, such as ml-100k")
     run.add_argument("--config_files", help="property files, separated by spaces")
-    run.add_argument("--resume", action="store_true", help="go on with an interrupted LLMD4Rec run with the same settings")
+    run.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted LLMD4Rec run with the same settings"
+    )
     run.add_argument("--nproc", type=int, default=1, help="processes on this machine, one a GPU (models of RecBole)")
     run.add_argument("--world_size", type=int, default=-1, help="processes in all")
     run.add_argument("--ip", default="localhost", help="address of the master node")

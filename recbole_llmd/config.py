@@ -58,13 +58,19 @@ def crm_class(name):
     with _unknown_model("crm_model", name):
         cls = get_model(name)
     if getattr(cls, "type", None) != ModelType.SEQUENTIAL:
-        raise SettingsError(f"crm_model = {name!r}: must be a sequential model (it reads item_id_list); "
-                         f"{name} is {cls.type.name.lower()}. Use SASRec, GRU4Rec or another sequential model.")
-    for module, own, why in ((recbole.data.dataset, "Dataset", "reads data that the LLM's side does not have"),
-                             (recbole.trainer, "Trainer", "is trained in stages of its own")):
+        raise SettingsError(
+            f"crm_model = {name!r}: must be a sequential model (it reads item_id_list); "
+            f"{name} is {cls.type.name.lower()}. Use SASRec, GRU4Rec or another sequential model."
+        )
+    for module, own, why in (
+        (recbole.data.dataset, "Dataset", "reads data that the LLM's side does not have"),
+        (recbole.trainer, "Trainer", "is trained in stages of its own"),
+    ):
         if hasattr(module, name + own):
-            raise SettingsError(f"crm_model = {name!r}: {name} needs RecBole's {name}{own} ({name} {why}), which cannot be one "
-                             "side of a mutual distillation. Use SASRec, GRU4Rec or another sequential model.")
+            raise SettingsError(
+                f"crm_model = {name!r}: {name} needs RecBole's {name}{own} ({name} {why}), which cannot be one "
+                "side of a mutual distillation. Use SASRec, GRU4Rec or another sequential model."
+            )
     return cls
 
 
@@ -73,7 +79,7 @@ def nearest_model(name):
     folder = Path(recbole.__file__).parent / "properties" / "model"
     names = [*settings.RULES, *(path.stem for path in folder.glob("*.yaml"))]
     by_lower = {known.lower(): known for known in names}
-    return by_lower[difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0)[0]]
+    return by_lower[difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0)[0]]
 
 
 @contextlib.contextmanager
@@ -85,7 +91,9 @@ def _unknown_model(key, name):
         nearest = nearest_model(name)
         if nearest == name:
             raise
-        raise SettingsError(f"{key} = {name!r}: there is no model of that name. The nearest name is {nearest!r}.") from None
+        raise SettingsError(
+            f"{key} = {name!r}: there is no model of that name. The nearest name is {nearest!r}."
+        ) from None
 
 
 def side_config(config, **values):
@@ -162,8 +170,9 @@ def _load_time_field(config):
     """Load the timestamps, which sequences need, where RecBole's default for an unknown dataset leaves them out."""
     values = config.internal_config_dict
     columns = (values.get("load_col") or {}).get("inter")
-    if isinstance(columns, list) and values["TIME_FIELD"] not in columns:
-        values["load_col"] = {**values["load_col"], "inter": [*columns, values["TIME_FIELD"]]}
+    time = config.external_config_dict.get("TIME_FIELD", values["TIME_FIELD"])
+    if isinstance(columns, list) and time not in columns:
+        values["load_col"] = {**values["load_col"], "inter": [*columns, time]}
 
 
 def _no_negatives_for_cross_entropy(config):

@@ -58,15 +58,23 @@ def run(args, settings):
     if args.resume:
         settings = {**settings, "resume": True}
     return recbole.quick_start.run(
-        args.model, args.dataset, config_file_list=files, config_dict=settings, nproc=args.nproc,
-        world_size=args.world_size, ip=args.ip, port=args.port, group_offset=args.group_offset)
+        args.model,
+        args.dataset,
+        config_file_list=files,
+        config_dict=settings,
+        nproc=args.nproc,
+        world_size=args.world_size,
+        ip=args.ip,
+        port=args.port,
+        group_offset=args.group_offset,
+    )
 
 
 def export(checkpoint_file, out):
     """Write the CRM of an LLMD4Rec checkpoint as a checkpoint of that RecBole model alone.
 
-    The written file names nothing of this package: plain RecBole's ``load_data_and_model`` reads it, and its test result
-    is the one LLMD4Rec printed.
+    The written file names nothing of this package: plain RecBole's ``load_data_and_model`` reads it, and its test
+    result is the one LLMD4Rec printed.
 
     Raises:
         SettingsError: if there is no such file, or it is no LLMD4Rec checkpoint.
@@ -77,11 +85,17 @@ def export(checkpoint_file, out):
     checkpoint = torch.load(checkpoint_file, map_location="cpu", weights_only=False)
     if "config" not in checkpoint or checkpoint["config"]["model"] != "LLMD4Rec":
         raise SettingsError(f"checkpoint = {checkpoint_file!r}: export takes a checkpoint that LLMD4Rec wrote.")
-    state = {name.removeprefix("crm."): tensor for name, tensor in checkpoint["state_dict"].items()
-             if name.startswith("crm.")}
+    state = {
+        name.removeprefix("crm."): tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith("crm.")
+    }
     with whole(out) as temporary:
-        torch.save({**checkpoint, "config": _crm_config(checkpoint["config"]), "state_dict": state}, temporary,
-                   pickle_protocol=4)
+        torch.save(
+            {**checkpoint, "config": _crm_config(checkpoint["config"]), "state_dict": state},
+            temporary,
+            pickle_protocol=4,
+        )
     print(f"{checkpoint['config']['crm_model']} written to {out}")
 
 

@@ -4,14 +4,20 @@ The defaults live in ``properties/model/*.yaml`` alone; this module says what a 
 """
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Callable
 
 PREFIXES = ("llm_", "crm_", "distill_", "item_text_")
 
 TRAINING_KEYS = (
-    "epochs", "train_batch_size", "learner", "learning_rate", "weight_decay", "stopping_step", "eval_step",
+    "epochs",
+    "train_batch_size",
+    "learner",
+    "learning_rate",
+    "weight_decay",
+    "stopping_step",
+    "eval_step",
     "clip_grad_norm",
 )  # RecBole's keys that the two sides of LLMD4Rec have each for itself: the LLM's with llm_ in front
 
@@ -29,14 +35,19 @@ class Rule:
 
 
 def _integer(low):
-    return Rule(lambda v: isinstance(v, Integral) and not isinstance(v, bool) and v >= low,
-                f"a whole number of at least {low}")
+    return Rule(
+        lambda v: isinstance(v, Integral) and not isinstance(v, bool) and v >= low, f"a whole number of at least {low}"
+    )
 
 
 def _number(low, high=float("inf"), above=False):
-    text = f"a number {'above' if above else 'of at least'} {low}" + (f" and below {high}" if high < float("inf") else "")
-    return Rule(lambda v: isinstance(v, Real) and not isinstance(v, bool) and (v > low if above else v >= low)
-                and v < high, text)
+    text = f"a number {'above' if above else 'of at least'} {low}" + (
+        f" and below {high}" if high < float("inf") else ""
+    )
+    return Rule(
+        lambda v: isinstance(v, Real) and not isinstance(v, bool) and (v > low if above else v >= low) and v < high,
+        text,
+    )
 
 
 def _choice(*values):
@@ -52,8 +63,10 @@ def _optional(rule):
 
 
 _name = Rule(lambda v: isinstance(v, str) and bool(v.strip()), "a non-empty string")
-_names = Rule(lambda v: isinstance(v, (list, tuple)) and bool(v) and all(isinstance(x, str) for x in v),
-              "a non-empty list of names")
+_names = Rule(
+    lambda v: isinstance(v, (list, tuple)) and bool(v) and all(isinstance(x, str) for x in v),
+    "a non-empty list of names",
+)
 _name_or_names = Rule(lambda v: _name.test(v) or _names.test(v), "a name or a non-empty list of names")
 _dict = Rule(lambda v: isinstance(v, dict), "a dict")
 _boolean = Rule(lambda v: isinstance(v, bool), "True or False")
@@ -100,7 +113,10 @@ DISTILLATION_RULES = {
     "resume": _boolean,
 }
 
-RULES = {"LLMRec": LLM_RULES, "LLMD4Rec": {**LLM_RULES, **DISTILLATION_RULES}}
+RULES = {
+    "LLMRec": {**LLM_RULES, "loss_type": _choice("CE")},
+    "LLMD4Rec": {**LLM_RULES, **DISTILLATION_RULES},
+}
 
 
 def check(model, values, given):
@@ -116,7 +132,7 @@ def check(model, values, given):
     """
     rules = RULES[model]
     for key in given:
-        if key.startswith(PREFIXES) and key not in rules:
+        if key not in rules and (key.startswith(PREFIXES) or key in DISTILLATION_RULES):
             raise SettingsError(_unknown(key, model))
     for key, rule in rules.items():
         if not rule.test(values.get(key)):

@@ -10,8 +10,13 @@ import pytest
 import recbole_llmd  # noqa: F401  (mends RecBole before any test imports it)
 
 REPO = Path(__file__).resolve().parent.parent
-CORPUS = ["The Comet and the Orbit", "Butter Pepper Garlic", "Clue Shadow Detective, Tulip", "item 0123456789\n",
-          "A user's history, one item a line:\n"]
+CORPUS = [
+    "The Comet and the Orbit",
+    "Butter Pepper Garlic",
+    "Clue Shadow Detective, Tulip",
+    "item 0123456789\n",
+    "A user's history, one item a line:\n",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +38,12 @@ def _save_tokenizer(folder):
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<pad>", "<eos>"], show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<pad>", "<eos>"],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     tokenizer.train_from_iterator(CORPUS, trainer)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>").save_pretrained(folder)
 
@@ -54,9 +63,21 @@ def tiny_llama(tmp_path_factory):
     """A folder with a random Llama of three layers and a tokenizer."""
     from transformers import LlamaConfig
 
-    return _save_model(tmp_path_factory.mktemp("llama"), LlamaConfig(
-        vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, pad_token_id=0, eos_token_id=1, bos_token_id=1))
+    return _save_model(
+        tmp_path_factory.mktemp("llama"),
+        LlamaConfig(
+            vocab_size=320,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=1,
+        ),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -64,27 +85,57 @@ def tiny_gpt2(tmp_path_factory):
     """A folder with a random GPT-2 of three layers and a tokenizer."""
     from transformers import GPT2Config
 
-    return _save_model(tmp_path_factory.mktemp("gpt2"), GPT2Config(
-        vocab_size=320, n_embd=32, n_inner=48, n_layer=3, n_head=4, n_positions=512, pad_token_id=0, eos_token_id=1,
-        bos_token_id=1))
+    return _save_model(
+        tmp_path_factory.mktemp("gpt2"),
+        GPT2Config(
+            vocab_size=320,
+            n_embd=32,
+            n_inner=48,
+            n_layer=3,
+            n_head=4,
+            n_positions=512,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=1,
+        ),
+    )
 
 
 @pytest.fixture
 def fast(tiny_llama, workdir):
     """Settings of a run on the tiny dataset that takes seconds."""
     return {
-        "dataset": "tiny", "data_path": str(REPO / "dataset"), "show_progress": False, "state": "WARNING",
-        "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 256, "hidden_size": 16, "inner_size": 16, "n_layers": 1,
-        "llm_model": tiny_llama, "llm_layers": 2, "llm_embedding_size": 16, "llm_cache_dir": str(workdir / "texts"),
-        "metrics": ["Recall", "NDCG"], "valid_metric": "NDCG@10", "metric_decimal_place": 6,
+        "dataset": "tiny",
+        "data_path": str(REPO / "dataset"),
+        "show_progress": False,
+        "state": "WARNING",
+        "MAX_ITEM_LIST_LENGTH": 10,
+        "train_batch_size": 256,
+        "hidden_size": 16,
+        "inner_size": 16,
+        "n_layers": 1,
+        "llm_model": tiny_llama,
+        "llm_layers": 2,
+        "llm_embedding_size": 16,
+        "llm_cache_dir": str(workdir / "texts"),
+        "metrics": ["Recall", "NDCG"],
+        "valid_metric": "NDCG@10",
+        "metric_decimal_place": 6,
     }
 
 
 @pytest.fixture
 def fast_distill(fast):
     """The same for LLMD4Rec: two epochs a phase, one round."""
-    return {**fast, "model": "LLMD4Rec", "epochs": 2, "crm_warmup_epochs": 2, "llm_epochs": 2, "llm_warmup_epochs": 2,
-            "llm_train_batch_size": 256}
+    return {
+        **fast,
+        "model": "LLMD4Rec",
+        "epochs": 2,
+        "crm_warmup_epochs": 2,
+        "llm_epochs": 2,
+        "llm_warmup_epochs": 2,
+        "llm_train_batch_size": 256,
+    }
 
 
 @pytest.fixture

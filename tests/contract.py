@@ -7,9 +7,9 @@ import torch
 from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.utils import get_trainer
 
+from recbole_llmd.data.windows import WindowLoader, add_row_numbers, build_windows, positions_of
 from recbole_llmd.distill.scorers import CRMScorer
 from recbole_llmd.distill.teacher import TeacherCache
-from recbole_llmd.data.windows import WindowLoader, add_row_numbers, build_windows, positions_of
 
 
 class CRMContract:
@@ -21,8 +21,15 @@ class CRMContract:
 
     @pytest.fixture
     def run_settings(self, fast_distill):
-        return {**fast_distill, "crm_model": self.crm, "epochs": 1, "crm_warmup_epochs": 1, "llm_epochs": 1,
-                "llm_warmup_epochs": 1, **self.settings}
+        return {
+            **fast_distill,
+            "crm_model": self.crm,
+            "epochs": 1,
+            "crm_warmup_epochs": 1,
+            "llm_epochs": 1,
+            "llm_warmup_epochs": 1,
+            **self.settings,
+        }
 
     @pytest.fixture
     def built(self, build, run_settings):
@@ -64,8 +71,11 @@ class CRMContract:
         windows = WindowLoader(build_windows(dataset), config, 64, shuffle=False)
         cache.fill(scorer, windows, dataset, 50, "test")
         model.eval()
-        batches = windows if self.windows else [dataset[torch.arange(start, min(start + 37, len(dataset)))]
-                                                for start in range(0, len(dataset), 37)]
+        batches = (
+            windows
+            if self.windows
+            else [dataset[torch.arange(start, min(start + 37, len(dataset)))] for start in range(0, len(dataset), 37)]
+        )
         seen = 0
         with torch.no_grad():
             for batch in batches:
@@ -87,8 +97,11 @@ class CRMContract:
         def watched(side, *args, **kwargs):
             before = {name: copy.deepcopy(s.model.state_dict()) for name, s in trainer.sides.items()}
             result = fit(side, *args, **kwargs)
-            changed = {name for name, s in trainer.sides.items()
-                       if any(not torch.equal(value, before[name][key]) for key, value in s.model.state_dict().items())}
+            changed = {
+                name
+                for name, s in trainer.sides.items()
+                if any(not torch.equal(value, before[name][key]) for key, value in s.model.state_dict().items())
+            }
             changes.append((side.side, changed))
             return result
 

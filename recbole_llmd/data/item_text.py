@@ -34,8 +34,10 @@ def load_item_texts(config, dataset):
     path = item_file(config)
     if not os.path.isfile(path):
         if config["item_text_fields"] or config["item_text_template"]:
-            raise SettingsError(f"item_text_fields and item_text_template need the file {path}, which does not exist. "
-                             "Remove these settings, or add the file.")
+            raise SettingsError(
+                f"item_text_fields and item_text_template need the file {path}, which does not exist. "
+                "Remove these settings, or add the file."
+            )
         return _warn_if_missing(texts, f"{path} does not exist")
     frame, types = _read(path, config)
     fields, template = _fields_and_template(config, frame, types, path)
@@ -52,9 +54,16 @@ def load_item_texts(config, dataset):
 
 
 def _read(path, config):
-    # Quotation marks in titles (inches, for one) are text, never a quoted field.
-    frame = pd.read_csv(path, sep=config["field_separator"], dtype=str, encoding=config["encoding"], engine="python",
-                        quoting=csv.QUOTE_NONE)
+    # Quotation marks in titles (inches, for one) are text, never a quoted field; a title may be "NA" or "None".
+    frame = pd.read_csv(
+        path,
+        sep=config["field_separator"],
+        dtype=str,
+        encoding=config["encoding"],
+        engine="python",
+        quoting=csv.QUOTE_NONE,
+        keep_default_na=False,
+    )
     head = [column.split(":") for column in frame.columns]
     frame.columns = [name for name, *_ in head]
     frame = frame.drop_duplicates(subset=config["ITEM_ID_FIELD"])
@@ -64,18 +73,28 @@ def _read(path, config):
 def _fields_and_template(config, frame, types, path):
     template = config["item_text_template"]
     if template:
-        fields = [field for _, field, _, _ in string.Formatter().parse(template) if field]
+        try:
+            fields = [field for _, field, _, _ in string.Formatter().parse(template) if field]
+            template.format(**dict.fromkeys(fields, ""))
+        except (ValueError, KeyError, IndexError, AttributeError) as error:
+            raise SettingsError(f"item_text_template = {template!r}: {error}. Write each field as {{name}}.") from error
+        if not fields:
+            raise SettingsError(f"item_text_template = {template!r}: names no field. Write each field as {{name}}.")
     else:
         fields = list(config["item_text_fields"] or [name for name, kind in types.items() if kind == "token_seq"])
     for field in fields:
         if field not in frame.columns:
-            raise SettingsError(f"item text field {field!r} is not in {path}. Its fields are: {', '.join(frame.columns)}.")
+            raise SettingsError(
+                f"item text field {field!r} is not in {path}. Its fields are: {', '.join(frame.columns)}."
+            )
     return fields, template
 
 
 def _warn_if_missing(texts, reason):
     missing = sum(not text for text in texts[1:])
     if missing:
-        getLogger().warning(f"{missing} of {len(texts) - 1} items have no text ({reason}): "
-                            "they are represented by their item embedding alone.")
+        getLogger().warning(
+            f"{missing} of {len(texts) - 1} items have no text ({reason}): "
+            "they are represented by their item embedding alone."
+        )
     return texts

@@ -126,8 +126,11 @@ class WindowLoader:
         self.windows = windows
         self.batch_size = batch_size
         self.shuffle = shuffle
-        self.fields = (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"],
-                       config["ITEM_LIST_LENGTH_FIELD"])
+        self.fields = (
+            config["USER_ID_FIELD"],
+            config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"],
+            config["ITEM_LIST_LENGTH_FIELD"],
+        )
         self.generator = np.random.default_rng(config["seed"])
         self.samples = (windows.rows >= 0).sum(axis=1)
         # Sorted by length, any order of the ties gives the same number of batches.
@@ -168,10 +171,12 @@ class WindowLoader:
     def _interaction(self, batch):
         longest = self.windows.lengths[batch].max()
         user, items, length = self.fields
-        return Interaction({
-            user: torch.from_numpy(self.windows.users[batch]),
-            items: torch.from_numpy(self.windows.items[batch, :longest]),
-            length: torch.from_numpy(self.windows.lengths[batch]),
-            TARGETS: torch.from_numpy(self.windows.targets[batch, :longest]),
-            ROW: torch.from_numpy(self.windows.rows[batch, :longest]),
-        })
+        return Interaction(
+            {
+                user: torch.from_numpy(self.windows.users[batch]),
+                items: torch.from_numpy(self.windows.items[batch, :longest]),
+                length: torch.from_numpy(self.windows.lengths[batch]),
+                TARGETS: torch.from_numpy(self.windows.targets[batch, :longest]),
+                ROW: torch.from_numpy(self.windows.rows[batch, :longest]),
+            }
+        )

@@ -6,8 +6,8 @@ For a sample i with target :math:`y_i`, teacher T and student S over the same it
 .. math::
     L_S = \frac{1}{n}\sum_i \mathrm{CE}(z_{S,i}, y_i) + \alpha\, w_i\, \tau^2\, \mathrm{KL}(p_{T,i}^\tau \| p_{S,i}^\tau)
 
-The factor :math:`\tau^2` keeps the gradient's size independent of the temperature (Hinton et al., arXiv 1503.02531).
-Teacher and weights carry no gradient.
+The factor :math:`\tau^2` keeps the gradient's size independent of the temperature (Hinton et al., arXiv
+1503.02531). Teacher and weights carry no gradient.
 """
 
 import math
@@ -54,9 +54,8 @@ def kl_divergence_topk(top_items, top_logp, rest_logp, student_logits, temperatu
     scaled = student_logits / temperature
     normaliser = torch.logsumexp(scaled, dim=-1, keepdim=True)
     student_top = scaled.gather(1, top_items) - normaliser
-    # log of what the top items leave; log1p(-exp(x)) of a sum that may round to 1
-    mass = student_top.exp().sum(-1).clamp(max=1 - 1e-6)
-    student_rest = torch.log1p(-mass)
+    others = torch.logsumexp(scaled.scatter(1, top_items, -torch.inf), dim=-1)
+    student_rest = others - normaliser.squeeze(1)
     rest = rest_logp.exp()
     inside = (top_logp.exp() * (top_logp - student_top)).sum(-1)
     outside = torch.where(rest > 0, rest * (rest_logp.clamp(min=-1e4) - student_rest), torch.zeros_like(rest))
@@ -66,7 +65,7 @@ def kl_divergence_topk(top_items, top_logp, rest_logp, student_logits, temperatu
 def sample_weights(weighting, student_logits, targets, teacher_target_p, teacher_entropy=None, teacher_top=None):
     r"""The per-sample weights of the distillation term, rescaled to mean 1, without gradient.
 
-    - ``adaptive``: :math:`p_T(y) / (p_T(y) + p_S(y))`, large where the teacher knows this sample better than the student.
+    - ``adaptive``: :math:`p_T(y) / (p_T(y) + p_S(y))`, large where the teacher knows the sample better.
     - ``confidence``: :math:`1 - H(p_T)/\log n`, large where the teacher's distribution is sharp.
     - ``rank``: the share of the teacher's top 10 items that are in the student's, the rank consistency of DLLM2Rec
       (arXiv 2405.00338) taken per sample; one is added to both counts, so that no sample is left out.

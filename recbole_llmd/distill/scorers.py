@@ -45,8 +45,8 @@ class CRMScorer:
 
     - over windows, if its outputs before ``gather_indexes`` are those of every prefix (the model is causal) and its
       loss is plain cross-entropy over its scores;
-    - otherwise by row with its own ``calculate_loss`` (BPR, BERT4Rec's masked loss, regularisers, ...). The distillation
-      term then takes the logits that the loss was computed from, or those of a second forward pass.
+    - otherwise by row with its own ``calculate_loss`` (BPR, BERT4Rec's masked loss, regularisers, ...). The
+      distillation term then takes the logits that the loss was computed from, or those of a second forward pass.
 
     Args:
         crm: the model.
@@ -62,21 +62,29 @@ class CRMScorer:
         self.n_items, self.device = dataset.item_num, crm.device
         self.by_forward = type(crm).full_sort_predict is AbstractRecommender.full_sort_predict
         if self.by_forward and not hasattr(crm, "item_embedding"):
-            raise SettingsError(f"crm_model = {self.name!r}: {self.name} scores one (history, item) pair at a time; it has no "
-                             "full_sort_predict, so it gives no distribution over the items to distil. Use a model that "
-                             "has one, such as SASRec or GRU4Rec.")
+            raise SettingsError(
+                f"crm_model = {self.name!r}: {self.name} scores one (history, item) pair at a time; it has no "
+                "full_sort_predict, so it gives no distribution over the items to distil. Use a model that "
+                "has one, such as SASRec or GRU4Rec."
+            )
         with own_random_draws(PROBE_SEED), torch.no_grad():
             batch = loader.collate_fn(self._longest_rows(dataset)).to(self.device)
             # Near-zero initial weights make different losses and scores look alike, large ones hide contrastive terms.
-            self.windows = all([self._is_plain_and_causal(copy.deepcopy(crm).eval(), batch),
-                                self._is_plain_and_causal(_with_large_random_weights(crm), batch)])
+            self.windows = all(
+                [
+                    self._is_plain_and_causal(copy.deepcopy(crm).eval(), batch),
+                    self._is_plain_and_causal(_with_large_random_weights(crm), batch),
+                ]
+            )
 
     def _is_plain_and_causal(self, crm, batch):
         self.probabilities = False
         scores = self._scores(crm, batch)
         if scores.shape != (len(batch), self.n_items):
-            raise SettingsError(f"crm_model = {self.name!r}: {self.name} returns scores of shape {tuple(scores.shape)} for "
-                                f"{len(batch)} histories and {self.n_items} items; one score per item is needed.")
+            raise SettingsError(
+                f"crm_model = {self.name!r}: {self.name} returns scores of shape {tuple(scores.shape)} for "
+                f"{len(batch)} histories and {self.n_items} items; one score per item is needed."
+            )
         totals = scores.sum(1)
         self.probabilities = bool((scores >= 0).all() and torch.allclose(totals, torch.ones_like(totals), atol=1e-2))
         own = _total(crm.calculate_loss(batch))
@@ -150,7 +158,9 @@ def _total(loss):
 def _arguments_of(module):
     """A list that the arguments of ``module``'s calls are added to inside the block."""
     seen = []
-    hook = module.register_forward_pre_hook(lambda _, args: seen.extend(args)) if isinstance(module, nn.Module) else None
+    hook = (
+        module.register_forward_pre_hook(lambda _, args: seen.extend(args)) if isinstance(module, nn.Module) else None
+    )
     try:
         yield seen
     finally:

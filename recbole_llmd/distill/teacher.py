@@ -33,7 +33,7 @@ class TeacherBatch:
     """What the cache holds of some samples; items are counted without the padding item (item id - 1).
 
     Attributes:
-        logp: log-probabilities at the run's temperature, of all items ``[n, n_items - 1]`` or of the top ones ``[n, k]``.
+        logp: log-probabilities at the run's temperature, of all items ``[n, n_items - 1]`` or the top ``[n, k]``.
         items: the top items in falling order, ``[n, k]``; None if ``logp`` holds all items.
         rest_logp: the log-mass of the other items, ``[n]``; None if ``logp`` holds all items.
         target_p: probability of the sample's target at temperature 1, ``[n]``.
@@ -117,8 +117,13 @@ class TeacherCache:
         def part(array):
             return torch.from_numpy(np.asarray(array[rows])).to(device)
 
-        return TeacherBatch(part(self.logp), part(self.items).long() if self.topk else None,
-                            part(self.rest_logp) if self.topk else None, part(self.target_p), part(self.entropy))
+        return TeacherBatch(
+            part(self.logp),
+            part(self.items).long() if self.topk else None,
+            part(self.rest_logp) if self.topk else None,
+            part(self.target_p),
+            part(self.entropy),
+        )
 
     @torch.no_grad()
     def fill(self, scorer, window_loader, dataset, batch_size, label, show_progress=False):

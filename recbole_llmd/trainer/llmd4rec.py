@@ -21,8 +21,20 @@ from recbole_llmd.trainer.side import SideTrainer
 
 OTHER = {"CRM": "LLM", "LLM": "CRM"}
 # Keys that change where a run writes and what it shows, not what it computes: a run may be resumed with others.
-NOT_IN_FINGERPRINT = {"resume", "show_progress", "state", "checkpoint_dir", "data_path", "log_wandb", "wandb_project",
-                      "llm_cache_dir", "gpu_id", "use_gpu", "device", "config_files"}
+NOT_IN_FINGERPRINT = {
+    "resume",
+    "show_progress",
+    "state",
+    "checkpoint_dir",
+    "data_path",
+    "log_wandb",
+    "wandb_project",
+    "llm_cache_dir",
+    "gpu_id",
+    "use_gpu",
+    "device",
+    "config_files",
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,9 @@ class LLMD4RecTrainer(Trainer):
             "CRM": SideTrainer(config, model.crm, "CRM", config["crm_window_overlap"]),
             "LLM": SideTrainer(configs.llm_side_config(config), model.llm, "LLM", config["llm_window_overlap"]),
         }
-        self.resume_file = os.path.join(self.checkpoint_dir, f"LLMD4Rec-{config['dataset']}-{fingerprint(config)}.resume.pth")
+        self.resume_file = os.path.join(
+            self.checkpoint_dir, f"LLMD4Rec-{config['dataset']}-{fingerprint(config)}.resume.pth"
+        )
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """Run all phases. Arguments and result are those of RecBole's ``Trainer.fit``; the result is the CRM's."""
@@ -80,10 +94,13 @@ class LLMD4RecTrainer(Trainer):
                 side.load_progress(progress[name])
         for index in range(first, len(phases)):
             middle = (epoch, progress) if index == first and progress else (0, None)
-            self._run_phase(index, phases[index], middle, train_data, valid_data, verbose, saved, show_progress,
-                            callback_fn)
+            self._run_phase(
+                index, phases[index], middle, train_data, valid_data, verbose, saved, show_progress, callback_fn
+            )
         results.add("llm", {"best_valid_score": llm.best_valid_score, "best_valid_result": llm.best_valid_result})
-        results.add("distillation", {"phases": [phase.label for phase in phases], "CRM": crm.figures, "LLM": llm.figures})
+        results.add(
+            "distillation", {"phases": [phase.label for phase in phases], "CRM": crm.figures, "LLM": llm.figures}
+        )
         if saved:
             self.optimizer = crm.optimizer  # what a checkpoint of the served model holds
             save_renamed(super()._save_checkpoint, self, -1, verbose)
@@ -107,8 +124,9 @@ class LLMD4RecTrainer(Trainer):
             student.before_epoch = lambda epoch: self._save_progress(index, epoch)
         if verbose:
             self.logger.info(set_color(phase.label, "cyan") + f": at most {phase.epochs} epochs")
-        student.fit(train_data, valid_data, verbose=verbose, saved=True, show_progress=show_progress,
-                    callback_fn=callback_fn)
+        student.fit(
+            train_data, valid_data, verbose=verbose, saved=True, show_progress=show_progress, callback_fn=callback_fn
+        )
         student.restore_best()
 
     def _objective(self, phase, train_data, show_progress):
@@ -116,27 +134,48 @@ class LLMD4RecTrainer(Trainer):
         if not phase.taught:
             return Objective(student.scorer)
         dataset, temperature = train_data.dataset, self.config["distill_temperature"]
-        cache = TeacherCache(len(dataset), dataset.item_num, temperature,
-                             resolve_topk(self.config["distill_topk"], dataset.item_num), self.checkpoint_dir)
+        cache = TeacherCache(
+            len(dataset),
+            dataset.item_num,
+            temperature,
+            resolve_topk(self.config["distill_topk"], dataset.item_num),
+            self.checkpoint_dir,
+        )
         loader = None
         if teacher.scorer.windows:
-            loader = WindowLoader(teacher.window_loader.windows, teacher.config, teacher.config["train_batch_size"],
-                                  shuffle=False)
-        cache.fill(teacher.scorer, loader, dataset, self.config["train_batch_size"],
-                   f"{teacher.side} teaches: its distributions", show_progress)
+            loader = WindowLoader(
+                teacher.window_loader.windows, teacher.config, teacher.config["train_batch_size"], shuffle=False
+            )
+        cache.fill(
+            teacher.scorer,
+            loader,
+            dataset,
+            self.config["train_batch_size"],
+            f"{teacher.side} teaches: its distributions",
+            show_progress,
+        )
         alpha = self.config["distill_alpha_llm_to_crm" if phase.student == "CRM" else "distill_alpha_crm_to_llm"]
         return Objective(student.scorer, cache, alpha, temperature, self.config["distill_weighting"])
 
     def _save_progress(self, index, epoch):
         """Keep everything needed to go on before ``epoch`` of phase ``index`` (None: before the phase begins)."""
         with whole(self.resume_file) as temporary:
-            torch.save({"phase": index, "epoch": epoch, "fingerprint": fingerprint(self.config),
-                        **{name: side.progress() for name, side in self.sides.items()}}, temporary)
+            torch.save(
+                {
+                    "phase": index,
+                    "epoch": epoch,
+                    "fingerprint": fingerprint(self.config),
+                    **{name: side.progress() for name, side in self.sides.items()},
+                },
+                temporary,
+            )
 
     def _resumed(self):
         if not os.path.exists(self.resume_file):
-            self.logger.warning(f"resume: there is no interrupted run with these settings ({self.resume_file}); "
-                                "starting from the beginning.")
+            self.logger.warning(
+                f"resume: there is no interrupted run with these settings ({self.resume_file}); "
+                "starting from the beginning."
+            )
             return 0, 0, None
         # Written by this package in the user's own checkpoint_dir; it holds NumPy scalars beside the tensors.
         progress = torch.load(self.resume_file, map_location=self.device, weights_only=False)
@@ -155,6 +194,7 @@ class LLMD4RecTrainer(Trainer):
 
 def fingerprint(config):
     """A short hash of every setting that changes what a run computes."""
-    settings = sorted((key, str(value)) for key, value in config.final_config_dict.items()
-                      if key not in NOT_IN_FINGERPRINT)
+    settings = sorted(
+        (key, str(value)) for key, value in config.final_config_dict.items() if key not in NOT_IN_FINGERPRINT
+    )
     return hashlib.sha256(repr(settings).encode("utf-8")).hexdigest()[:12]

@@ -42,8 +42,10 @@ class EpochFigures:
         figures = self.as_dict()
         text = f"cross-entropy: {figures['cross-entropy']:.4f}"
         if self.taught:
-            text += (f", distillation: {figures['distillation']:.4f}, "
-                     f"weights: {figures['weight mean']:.2f} ± {figures['weight std']:.2f}")
+            text += (
+                f", distillation: {figures['distillation']:.4f}, "
+                f"weights: {figures['weight mean']:.2f} ± {figures['weight std']:.2f}"
+            )
         return text
 
 
@@ -71,8 +73,9 @@ class Objective:
         if not taught:
             self.figures.add(len(targets), loss.detach())
             return loss
-        term, weights = distillation_term(logits, targets, self.teacher.read(rows, logits.device), self.temperature,
-                                          self.weighting)
+        term, weights = distillation_term(
+            logits, targets, self.teacher.read(rows, logits.device), self.temperature, self.weighting
+        )
         self.figures.add(len(targets), loss.detach(), term.detach(), weights)
         return loss, self.alpha * term
 

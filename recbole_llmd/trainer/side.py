@@ -65,8 +65,13 @@ class SideTrainer(Trainer):
         else:
             train_data.generator.manual_seed(seed)
         self.objective.figures = EpochFigures()
-        bar = tqdm(train_data, total=len(train_data), ncols=140, disable=not show_progress,
-                   desc=set_color(f"{self.label} {epoch_idx}", "pink"))
+        bar = tqdm(
+            train_data,
+            total=len(train_data),
+            ncols=140,
+            disable=not show_progress,
+            desc=set_color(f"{self.label} {epoch_idx}", "pink"),
+        )
         return super()._train_epoch(self._shown(bar), epoch_idx, loss_func=loss_func or self.objective)
 
     def _shown(self, bar):
@@ -77,8 +82,12 @@ class SideTrainer(Trainer):
     def _generate_train_loss_output(self, epoch_idx, s_time, e_time, losses):
         figures = self.objective.figures
         self.figures.append({"label": self.label, "epoch": epoch_idx, "seconds": e_time - s_time, **figures.as_dict()})
-        return (set_color(f"epoch {epoch_idx} training", "green") + " [" + set_color("time", "blue")
-                + f": {e_time - s_time:.2f}s, {figures}]")
+        return (
+            set_color(f"epoch {epoch_idx} training", "green")
+            + " ["
+            + set_color("time", "blue")
+            + f": {e_time - s_time:.2f}s, {figures}]"
+        )
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         """RecBole calls this for the best epoch so far: keep its weights."""
@@ -91,9 +100,15 @@ class SideTrainer(Trainer):
 
     def progress(self):
         """Everything that continuing this side needs, besides what a phase starts afresh."""
-        return {"state_dict": self.model.state_dict(), "best_state": self.best_state, "cur_step": self.cur_step,
-                "best_valid_score": self.best_valid_score, "best_valid_result": self.best_valid_result,
-                "optimizer": self.optimizer.state_dict(), "figures": self.figures}
+        return {
+            "state_dict": self.model.state_dict(),
+            "best_state": self.best_state,
+            "cur_step": self.cur_step,
+            "best_valid_score": self.best_valid_score,
+            "best_valid_result": self.best_valid_result,
+            "optimizer": self.optimizer.state_dict(),
+            "figures": self.figures,
+        }
 
     def load_progress(self, progress, epoch=None):
         """Take up what :meth:`progress` gave; with ``epoch``, also the middle of a phase begun by :meth:`begin`."""

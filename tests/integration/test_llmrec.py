@@ -9,7 +9,6 @@ import pytest
 import torch
 from recbole.quick_start import run_recbole
 from recbole.utils import get_trainer
-from safetensors.torch import load_file
 
 from recbole_llmd.data.windows import WindowLoader, add_row_numbers, build_windows, positions_of
 from recbole_llmd.distill.scorers import LLMScorer
@@ -64,14 +63,24 @@ def test_scores_follow_the_documented_formula(build, settings):
         out = (last - last.mean(1, keepdim=True)) / (last.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
         expected = out @ v.t()
         torch.testing.assert_close(model.full_sort_predict(rows), expected, rtol=1e-3, atol=1e-5)
-        torch.testing.assert_close(model.predict(rows), expected[torch.arange(8), rows["item_id"]], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(
+            model.predict(rows), expected[torch.arange(8), rows["item_id"]], rtol=1e-3, atol=1e-5
+        )
 
 
-@pytest.mark.parametrize("more", [
-    {"llm_lora_targets": "auto"}, {"llm_lora_targets": "all-linear"}, {"llm_layers": 0}, {"llm_input": "prompt"},
-    {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "uni20"}},
-    {"item_text_template": "{genre}: {title}"}, {"llm_window_overlap": 0.5},
-], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"llm_lora_targets": "auto"},
+        {"llm_lora_targets": "all-linear"},
+        {"llm_layers": 0},
+        {"llm_input": "prompt"},
+        {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "uni20"}},
+        {"item_text_template": "{genre}: {title}"},
+        {"llm_window_overlap": 0.5},
+    ],
+    ids=str,
+)
 def test_runs_to_the_end(settings, any_llm, more):
     result = run_recbole(config_dict={**settings, "llm_model": any_llm, **more})
     assert set(result) == {"best_valid_score", "valid_score_bigger", "best_valid_result", "test_result"}
@@ -121,13 +130,21 @@ def test_adapter_in_peft_format_reloads_in_a_fresh_process(build, settings, tiny
     get_trainer(config["MODEL_TYPE"], "LLMRec")(config, model).fit(train, valid)
     folder = next(Path("saved").glob("*-adapter"))
     assert sorted(path.name for path in folder.iterdir()) == [
-        "adapter_config.json", "adapter_model.safetensors", "head.safetensors"]
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "head.safetensors",
+    ]
     model.load_adapter(folder)
     with torch.no_grad():
         expected = model.eval().full_sort_predict(train.dataset[torch.arange(30)])
     repo = Path(__file__).resolve().parents[2]
-    subprocess.run([sys.executable, "-c", RELOAD, json.dumps(settings), str(folder)], check=True, cwd=workdir,
-                   env={**__import__("os").environ, "PYTHONPATH": str(repo)}, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-c", RELOAD, json.dumps(settings), str(folder)],
+        check=True,
+        cwd=workdir,
+        env={**__import__("os").environ, "PYTHONPATH": str(repo)},
+        stdout=subprocess.DEVNULL,
+    )
     assert torch.equal(torch.load("scores.pth"), expected)
 
     from peft import PeftModel
@@ -139,8 +156,9 @@ def test_adapter_in_peft_format_reloads_in_a_fresh_process(build, settings, tiny
     theirs = PeftModel.from_pretrained(plain, str(folder))
     x = torch.randn(2, 5, 32)
     with torch.no_grad():
-        torch.testing.assert_close(theirs(inputs_embeds=x).last_hidden_state,
-                                   model.backbone(inputs_embeds=x).last_hidden_state)
+        torch.testing.assert_close(
+            theirs(inputs_embeds=x).last_hidden_state, model.backbone(inputs_embeds=x).last_hidden_state
+        )
 
 
 def test_adapter_of_another_shape_is_refused(build, settings):
@@ -179,8 +197,11 @@ def test_text_vectors_are_standardised_masked_means(build, settings, tiny_llama)
     texts = load_item_texts(config, train.dataset)
     llama, tokenizer = AutoModel.from_pretrained(tiny_llama).eval(), AutoTokenizer.from_pretrained(tiny_llama)
     with torch.no_grad():
-        means = {i: llama(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0)
-                 for i, text in enumerate(texts) if text}
+        means = {
+            i: llama(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0)
+            for i, text in enumerate(texts)
+            if text
+        }
     stacked = torch.stack(list(means.values())).double()
     expected = (stacked - stacked.mean(0)) / stacked.std(0) / 32**0.5
     torch.testing.assert_close(model.text[list(means)].double(), expected, rtol=1e-3, atol=1e-4)
@@ -217,13 +238,19 @@ def test_dataset_without_item_file(build, settings, workdir, caplog):
         build(bare, llm_input="prompt")
 
 
-@pytest.mark.parametrize("more, message", [
-    ({"llm_model": "/no/such/folder"}, "llm_model = '/no/such/folder': there is no such folder"),
-    ({"llm_model": "no_such.gguf"}, "llm_model = 'no_such.gguf': there is no such file"),
-    ({"llm_layers": 9}, "llm_layers = 9: the model has 3 layers. Use at most 3, or 0 for all"),
-    ({"llm_lora_targets": ["nowhere"]}, r"llm_lora_targets = \['nowhere'\].*Modules with weight matrices: .*q_proj"),
-    ({"llm_input": "prompt", "MAX_ITEM_LIST_LENGTH": 200}, "MAX_ITEM_LIST_LENGTH = 200.*the model reads 512"),
-])
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ({"llm_model": "/no/such/folder"}, "llm_model = '/no/such/folder': there is no such folder"),
+        ({"llm_model": "no_such.gguf"}, "llm_model = 'no_such.gguf': there is no such file"),
+        ({"llm_layers": 9}, "llm_layers = 9: the model has 3 layers. Use at most 3, or 0 for all"),
+        (
+            {"llm_lora_targets": ["nowhere"]},
+            r"llm_lora_targets = \['nowhere'\].*Modules with weight matrices: .*q_proj",
+        ),
+        ({"llm_input": "prompt", "MAX_ITEM_LIST_LENGTH": 200}, "MAX_ITEM_LIST_LENGTH = 200.*the model reads 512"),
+    ],
+)
 def test_bad_models_are_refused(build, settings, more, message):
     with pytest.raises(SettingsError, match=message):
         build(settings, **more)

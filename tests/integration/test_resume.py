@@ -53,9 +53,14 @@ with open("result.json", "w") as file:
 def _run(folder, settings, death=None):
     """Returns the result, or None if the process was killed."""
     folder.mkdir(exist_ok=True)
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT, json.dumps(settings), json.dumps(death)],
-                          cwd=folder, env={**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
-                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, json.dumps(settings), json.dumps(death)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     if done.returncode == -signal.SIGKILL:
         return None
     assert done.returncode == 0, done.stderr
@@ -69,14 +74,23 @@ def _without_seconds(result):
     return result
 
 
-@pytest.mark.parametrize("crm, deaths", [
-    # phases: 0 warm-up LLM, 1 warm-up CRM, 2 round LLM, 3 round CRM
-    ("SASRec", [[0, 1], [1, 2], [2, 0], [3, 1], "writing"]),
-    ("BERT4Rec", [[1, 1], [3, 2]]),  # by rows, drawing from Python's and RecBole's generators too
-])
+@pytest.mark.parametrize(
+    "crm, deaths",
+    [
+        # phases: 0 warm-up LLM, 1 warm-up CRM, 2 round LLM, 3 round CRM
+        ("SASRec", [[0, 1], [1, 2], [2, 0], [3, 1], "writing"]),
+        ("BERT4Rec", [[1, 1], [3, 2]]),  # by rows, drawing from Python's and RecBole's generators too
+    ],
+)
 def test_killed_and_resumed_ends_like_uninterrupted(fast_distill, workdir, crm, deaths):
-    settings = {**fast_distill, "crm_model": crm, "crm_warmup_epochs": 3, "epochs": 3, "llm_train_batch_size": 128,
-                "train_batch_size": 128}
+    settings = {
+        **fast_distill,
+        "crm_model": crm,
+        "crm_warmup_epochs": 3,
+        "epochs": 3,
+        "llm_train_batch_size": 128,
+        "train_batch_size": 128,
+    }
     expected = _without_seconds(_run(workdir / "whole", settings))
     folder = workdir / "killed"
     for number, death in enumerate(deaths):

@@ -27,8 +27,15 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {
-    "metrics": ["MRR"], "topk": [1], "metric_decimal_place": 4, "field_separator": "\t", "seq_separator": " ",
-    "encoding": "utf-8", "seq_len": None, "numerical_features": [], "LIST_SUFFIX": "_list",
+    "metrics": ["MRR"],
+    "topk": [1],
+    "metric_decimal_place": 4,
+    "field_separator": "\t",
+    "seq_separator": " ",
+    "encoding": "utf-8",
+    "seq_len": None,
+    "numerical_features": [],
+    "LIST_SUFFIX": "_list",
 }
 
 
@@ -129,7 +136,11 @@ def torch_load_of_checkpoints():
     from recbole.trainer import Trainer
 
     checkpoint = {
-        "epoch": 3, "cur_step": 2, "best_valid_score": 0.25, "state_dict": {}, "optimizer": {},
+        "epoch": 3,
+        "cur_step": 2,
+        "best_valid_score": 0.25,
+        "state_dict": {},
+        "optimizer": {},
         "config": UserDict(model="BPR"),  # a class that PyTorch's safe reader refuses, as it does RecBole's Config
     }
     with tempfile.TemporaryDirectory() as folder:

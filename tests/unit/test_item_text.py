@@ -10,8 +10,10 @@ from recbole_llmd.data.item_text import load_item_texts
 from recbole_llmd.settings import SettingsError
 
 INTER = "user_id:token item_id:token timestamp:float\n" + "".join(
-    f"u{user} {item} {time}\n" for user in (1, 2, 3)
-    for time, item in enumerate(["c", "a", "d", "b", "e"][user - 1:] + ["a", "c"]))
+    f"u{user} {item} {time}\n"
+    for user in (1, 2, 3)
+    for time, item in enumerate(["c", "a", "d", "b", "e"][user - 1 :] + ["a", "c"])
+)
 ITEM = [
     ["item_id:token", "title:token_seq", "genre:token", "tags:token_seq", "year:float"],
     ["a", "Alpha One", "drama", "slow sad", "1990"],
@@ -26,6 +28,7 @@ DEFAULT = {"a": "Alpha One, slow sad", "b": 'The 12" "Single" record', "c": "Gam
 @pytest.fixture
 def texts(tmp_path, caplog):
     """``texts(lines, **settings)`` writes a dataset and returns the texts by token, and the warnings about them."""
+
     def _texts(lines=ITEM, sep="\t", file_encoding="utf-8", inter=INTER, **settings):
         folder = tmp_path / "data" / "toy"
         folder.mkdir(parents=True)
@@ -53,12 +56,17 @@ def test_default_is_all_token_seq_fields(texts):
     assert warnings[0].startswith("2 of 5 items have no text (") and "toy.item" in warnings[0]
 
 
-@pytest.mark.parametrize("fields, expected", [
-    (["title"], {"a": "Alpha One", "b": 'The 12" "Single" record', "c": "Gamma", "d": "", "e": ""}),
-    (["year", "title"], {"a": "1990, Alpha One", "b": '1991, The 12" "Single" record', "c": "1992, Gamma", "d": "1993",
-                         "e": ""}),
-    (["genre"], {"a": "drama", "b": "music", "c": "", "d": "drama", "e": ""}),
-])
+@pytest.mark.parametrize(
+    "fields, expected",
+    [
+        (["title"], {"a": "Alpha One", "b": 'The 12" "Single" record', "c": "Gamma", "d": "", "e": ""}),
+        (
+            ["year", "title"],
+            {"a": "1990, Alpha One", "b": '1991, The 12" "Single" record', "c": "1992, Gamma", "d": "1993", "e": ""},
+        ),
+        (["genre"], {"a": "drama", "b": "music", "c": "", "d": "drama", "e": ""}),
+    ],
+)
 def test_chosen_fields_in_the_chosen_order(texts, fields, expected):
     found, warnings = texts(item_text_fields=fields)
     assert found == expected
@@ -68,9 +76,13 @@ def test_chosen_fields_in_the_chosen_order(texts, fields, expected):
 
 def test_template(texts):
     found, _ = texts(item_text_template="{title} ({genre}), again {title}")
-    assert found == {"a": "Alpha One (drama), again Alpha One", "c": "Gamma (), again Gamma",
-                     "b": 'The 12" "Single" record (music), again The 12" "Single" record',
-                     "d": " (drama), again ", "e": ""}
+    assert found == {
+        "a": "Alpha One (drama), again Alpha One",
+        "c": "Gamma (), again Gamma",
+        "b": 'The 12" "Single" record (music), again The 12" "Single" record',
+        "d": " (drama), again ",
+        "e": "",
+    }
 
 
 def test_template_goes_before_fields(texts):
@@ -78,8 +90,9 @@ def test_template_goes_before_fields(texts):
     assert found == {"a": "<1990>", "b": "<1991>", "c": "<1992>", "d": "<1993>", "e": ""}
 
 
-@pytest.mark.parametrize("settings", [
-    {"item_text_fields": ["title", "price"]}, {"item_text_template": "{title}{price}"}])
+@pytest.mark.parametrize(
+    "settings", [{"item_text_fields": ["title", "price"]}, {"item_text_template": "{title}{price}"}]
+)
 def test_unknown_field(texts, settings):
     with pytest.raises(SettingsError) as error:
         texts(**settings)
@@ -153,6 +166,8 @@ def test_the_columns_that_the_run_loads_do_not_matter(texts):
 
 def test_tokens_are_strings(texts):
     """1 and 01 are two items to RecBole."""
-    found, _ = texts([ITEM[0], ["01", "Leading zero", "", "", ""], ["1", "Plain", "", "", ""]],
-                     inter=INTER.replace(" c ", " 01 ").replace(" d ", " 1 "))
+    found, _ = texts(
+        [ITEM[0], ["01", "Leading zero", "", "", ""], ["1", "Plain", "", "", ""]],
+        inter=INTER.replace(" c ", " 01 ").replace(" d ", " 1 "),
+    )
     assert found == {"01": "Leading zero", "1": "Plain", "a": "", "b": "", "e": ""}

@@ -59,16 +59,25 @@ def exact_batch(teacher_logits, targets, temperature):
     """A TeacherBatch of all items, from logits without the padding item and 0-based targets."""
     p = torch.tensor(naive_probabilities(teacher_logits), dtype=torch.float64)
     return TeacherBatch(
-        logp=torch.tensor(naive_probabilities(teacher_logits, temperature), dtype=torch.float64).log(), items=None,
-        rest_logp=None, target_p=p[torch.arange(len(p)), targets], entropy=-(p * p.log()).sum(1))
+        logp=torch.tensor(naive_probabilities(teacher_logits, temperature), dtype=torch.float64).log(),
+        items=None,
+        rest_logp=None,
+        target_p=p[torch.arange(len(p)), targets],
+        entropy=-(p * p.log()).sum(1),
+    )
 
 
 def topk_batch(teacher_logits, targets, temperature, k):
     exact = exact_batch(teacher_logits, targets, temperature)
     order = exact.logp.argsort(dim=1, descending=True)
     logp = exact.logp.gather(1, order)
-    return TeacherBatch(logp=logp[:, :k], items=order[:, :k], rest_logp=logp[:, k:].exp().sum(1).log(),
-                        target_p=exact.target_p, entropy=exact.entropy)
+    return TeacherBatch(
+        logp=logp[:, :k],
+        items=order[:, :k],
+        rest_logp=logp[:, k:].exp().sum(1).log(),
+        target_p=exact.target_p,
+        entropy=exact.entropy,
+    )
 
 
 def close(actual, expected, tolerance=1e-10):
@@ -236,8 +245,9 @@ def test_rank_counts_common_items_in_any_order():
 def reference(teacher_logits, student_logits, targets, temperature, weighting):
     """Term, weights and gradient with respect to all logits, weights held constant; column 0 is the padding item."""
     teacher, student = teacher_logits[:, 1:], student_logits[:, 1:]
-    weights = naive_weights(weighting, naive_probabilities(teacher), naive_probabilities(student),
-                            [t - 1 for t in targets.tolist()])
+    weights = naive_weights(
+        weighting, naive_probabilities(teacher), naive_probabilities(student), [t - 1 for t in targets.tolist()]
+    )
     p, q = naive_probabilities(teacher, temperature), naive_probabilities(student, temperature)
     term = sum(w * temperature**2 * naive_kl(a, b) for w, a, b in zip(weights, p, q)) / len(p)
     gradient = [[0.0] + [w * temperature * (y - x) / len(p) for x, y in zip(a, b)] for w, a, b in zip(weights, p, q)]
@@ -317,7 +327,8 @@ def test_objective_is_own_loss_plus_alpha_times_the_term(windows):
     figures = objective.figures.as_dict()
     spread = (sum((w - 1) ** 2 for w in weights) / N) ** 0.5
     assert figures == pytest.approx(
-        {"cross-entropy": own, "distillation": term, "weight mean": 1.0, "weight std": spread}, rel=1e-9)
+        {"cross-entropy": own, "distillation": term, "weight mean": 1.0, "weight std": spread}, rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("alpha, taught", [(0.0, True), (1.0, False)])
@@ -337,6 +348,7 @@ def test_epoch_figures_weigh_batches_by_their_samples():
     figures.add(3, torch.tensor(1.0), torch.tensor(2.0), torch.tensor([0.0, 1.0, 2.0]))
     figures.add(1, torch.tensor(5.0), torch.tensor(6.0), torch.tensor([1.0]))
     assert figures.as_dict() == pytest.approx(
-        {"cross-entropy": 2.0, "distillation": 3.0, "weight mean": 1.0, "weight std": 0.5**0.5})
+        {"cross-entropy": 2.0, "distillation": 3.0, "weight mean": 1.0, "weight std": 0.5**0.5}
+    )
     assert str(figures) == "cross-entropy: 2.0000, distillation: 3.0000, weights: 1.00 ± 0.71"
     assert EpochFigures().as_dict() == {"cross-entropy": 0.0}

@@ -9,8 +9,14 @@ from recbole_llmd.llm.prompt import PREFIX, Prompt
 from recbole_llmd.settings import SettingsError
 
 TEXTS = ["", "The Comet", "Butter, Pepper & Garlic", "", "Clue", "A rather long title with many different words in it"]
-LINES = ["", "The Comet\n", "Butter, Pepper & Garlic\n", "item 3\n", "Clue\n",
-         "A rather long title with many different words in it\n"]
+LINES = [
+    "",
+    "The Comet\n",
+    "Butter, Pepper & Garlic\n",
+    "item 3\n",
+    "Clue\n",
+    "A rather long title with many different words in it\n",
+]
 HISTORIES = [[1, 2, 5, 4], [4, 0, 0, 0], [3, 3, 1, 0], [5, 5, 5, 5], [2, 1, 0, 0]]
 CONFIG = {"dataset": "toy"}
 
@@ -65,7 +71,8 @@ def test_no_special_tokens_inside(tokenizer):
     """A tokenizer that puts a start token before every text would put one before every item."""
     plain, _ = Prompt(TEXTS, tokenizer, 1000, CONFIG)(torch.tensor([[1, 2, 4]]))
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<eos> $A <eos>", special_tokens=[("<eos>", tokenizer.eos_token_id)])
+        single="<eos> $A <eos>", special_tokens=[("<eos>", tokenizer.eos_token_id)]
+    )
     assert tokenizer("Clue")["input_ids"][0] == tokenizer.eos_token_id
     assert Prompt(TEXTS, tokenizer, 1000, CONFIG)(torch.tensor([[1, 2, 4]]))[0].tolist() == plain.tolist()
 
@@ -74,7 +81,7 @@ def test_the_pad_token_fills_up(tokenizer):
     tokenizer.pad_token = "<eos>"
     tokens, ends = Prompt(TEXTS, tokenizer, 1000, CONFIG)(torch.tensor([[4, 0], [5, 5]]))
     assert tokenizer.pad_token_id != 0
-    assert tokens[0, ends[0, 0] + 1:].unique().tolist() == [tokenizer.pad_token_id]
+    assert tokens[0, ends[0, 0] + 1 :].unique().tolist() == [tokenizer.pad_token_id]
 
 
 def test_a_batch_changes_nothing_but_the_padding(tokenizer):

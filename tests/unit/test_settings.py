@@ -42,7 +42,8 @@ def test_the_rules_know_the_keys_of_the_property_files():
     assert ours == set(LLM_RULES)
     assert set(TRAINING_KEYS) <= set(yaml_keys("LLMRec"))
     distillation = {f"llm_{key}" for key in TRAINING_KEYS} | {
-        key for key in yaml_keys("LLMD4Rec") if key.startswith(PREFIXES) or key == "resume"}
+        key for key in yaml_keys("LLMD4Rec") if key.startswith(PREFIXES) or key == "resume"
+    }
     assert distillation == set(DISTILLATION_RULES)
     assert set(RULES["LLMD4Rec"]) == ours | distillation
 
@@ -126,11 +127,26 @@ def test_a_bad_value_is_refused(key, value, rule):
 
 
 GOOD = [
-    ("llm_layers", 0), ("llm_dropout", 0), ("llm_dropout", 0.99), ("llm_lora_alpha", 0.5), ("llm_window_overlap", 0.99),
-    ("llm_lora_targets", ["q_proj", "v_proj"]), ("llm_lora_targets", "all-linear"), ("item_text_fields", ["title"]),
-    ("item_text_template", "{title}"), ("llm_epochs", 0), ("llm_weight_decay", 0), ("llm_clip_grad_norm", None),
-    ("distill_rounds", 0), ("distill_alpha_llm_to_crm", 0), ("distill_topk", 0), ("distill_topk", 500),
-    ("distill_topk", "auto"), ("distill_temperature", 0.1), ("resume", True), ("distill_direction", "none"),
+    ("llm_layers", 0),
+    ("llm_dropout", 0),
+    ("llm_dropout", 0.99),
+    ("llm_lora_alpha", 0.5),
+    ("llm_window_overlap", 0.99),
+    ("llm_lora_targets", ["q_proj", "v_proj"]),
+    ("llm_lora_targets", "all-linear"),
+    ("item_text_fields", ["title"]),
+    ("item_text_template", "{title}"),
+    ("llm_epochs", 0),
+    ("llm_weight_decay", 0),
+    ("llm_clip_grad_norm", None),
+    ("distill_rounds", 0),
+    ("distill_alpha_llm_to_crm", 0),
+    ("distill_topk", 0),
+    ("distill_topk", 500),
+    ("distill_topk", "auto"),
+    ("distill_temperature", 0.1),
+    ("resume", True),
+    ("distill_direction", "none"),
 ]
 
 
@@ -143,13 +159,16 @@ def test_a_value_at_the_edge_is_taken(key, value):
 # --- keys -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model, key, nearest", [
-    ("LLMD4Rec", "distill_temprature", "distill_temperature"),
-    ("LLMD4Rec", "crm_modle", "crm_model"),
-    ("LLMD4Rec", "llm_learning_rat", "llm_learning_rate"),
-    ("LLMRec", "llm_layer", "llm_layers"),
-    ("LLMRec", "item_text_field", "item_text_fields"),
-])
+@pytest.mark.parametrize(
+    "model, key, nearest",
+    [
+        ("LLMD4Rec", "distill_temprature", "distill_temperature"),
+        ("LLMD4Rec", "crm_modle", "crm_model"),
+        ("LLMD4Rec", "llm_learning_rat", "llm_learning_rate"),
+        ("LLMRec", "llm_layer", "llm_layers"),
+        ("LLMRec", "item_text_field", "item_text_fields"),
+    ],
+)
 def test_an_unknown_key_names_the_nearest(model, key, nearest):
     assert refusal(model, **{key: 1}) == f"{key} is not a setting of {model}. The nearest valid name is {nearest}."
 
@@ -201,7 +220,7 @@ def test_priority(tmp_path, monkeypatch):
     assert config["eval_batch_size"] == 4096  # RecBole's own, which nobody overrides
     assert config["transform"] == "mask_itemseq"  # RecBole: None, BERT4Rec's file: mask_itemseq
     assert config["hidden_dropout_prob"] == 0.125  # BERT4Rec's file: 0.2, ours: 0.125
-    assert config["epochs"] == 20  # RecBole: 300, ours: 20
+    assert config["epochs"] == load_properties("LLMD4Rec")["epochs"] != 300  # RecBole: 300
     assert config["llm_layers"] == 11  # ours: 4, config file: 11
     assert config["llm_lora_r"] == 22  # config file: 11, config_dict: 22
     assert config["llm_item_tokens"] == 33  # config_dict: 22, command line: 33
@@ -248,21 +267,24 @@ def test_defaults_are_fresh_in_every_config():
 # --- which models -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("given, words", [
-    ("SASRek", ["there is no model of that name", "nearest name is 'SASRec'"]),
-    ("sasrec", ["there is no model of that name", "nearest name is 'SASRec'"]),
-    ("gru4rec", ["there is no model of that name", "nearest name is 'GRU4Rec'"]),
-    ("a.b", ["there is no model of that name"]),
-    ("BPR", ["must be a sequential model", "BPR is general", "SASRec"]),
-    ("DeepFM", ["must be a sequential model", "DeepFM is context"]),
-    ("DIEN", ["needs RecBole's DIENDataset", "SASRec"]),
-    ("GRU4RecKG", ["needs RecBole's GRU4RecKGDataset", "SASRec"]),
-    ("S3Rec", ["needs RecBole's S3RecTrainer", "SASRec"]),
-    ("LLMRec", ["one of RecBole's sequential models"]),
-    ("LLMD4Rec", ["one of RecBole's sequential models"]),
-    (None, ["one of RecBole's sequential models"]),
-    (["SASRec"], ["one of RecBole's sequential models"]),
-])
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ("SASRek", ["there is no model of that name", "nearest name is 'SASRec'"]),
+        ("sasrec", ["there is no model of that name", "nearest name is 'SASRec'"]),
+        ("gru4rec", ["there is no model of that name", "nearest name is 'GRU4Rec'"]),
+        ("a.b", ["there is no model of that name"]),
+        ("BPR", ["must be a sequential model", "BPR is general", "SASRec"]),
+        ("DeepFM", ["must be a sequential model", "DeepFM is context"]),
+        ("DIEN", ["needs RecBole's DIENDataset", "SASRec"]),
+        ("GRU4RecKG", ["needs RecBole's GRU4RecKGDataset", "SASRec"]),
+        ("S3Rec", ["needs RecBole's S3RecTrainer", "SASRec"]),
+        ("LLMRec", ["one of RecBole's sequential models"]),
+        ("LLMD4Rec", ["one of RecBole's sequential models"]),
+        (None, ["one of RecBole's sequential models"]),
+        (["SASRec"], ["one of RecBole's sequential models"]),
+    ],
+)
 def test_a_crm_that_cannot_be_one(given, words):
     message = refusal("LLMD4Rec", crm_model=given)
     assert message.startswith(f"crm_model = {given!r}: ")
@@ -270,9 +292,16 @@ def test_a_crm_that_cannot_be_one(given, words):
         assert word in message
 
 
-@pytest.mark.parametrize("given, nearest", [
-    ("LLMD4Rek", "LLMD4Rec"), ("llmrec", "LLMRec"), ("LLMRecs", "LLMRec"), ("SASRek", "SASRec"),
-    ("LigthGCN", "LightGCN")])
+@pytest.mark.parametrize(
+    "given, nearest",
+    [
+        ("LLMD4Rek", "LLMD4Rec"),
+        ("llmrec", "LLMRec"),
+        ("LLMRecs", "LLMRec"),
+        ("SASRek", "SASRec"),
+        ("LigthGCN", "LightGCN"),
+    ],
+)
 @pytest.mark.parametrize("how", ["argument", "setting"])
 def test_an_unknown_model_names_the_nearest(given, nearest, how):
     with pytest.raises(SettingsError) as caught:
@@ -309,21 +338,42 @@ def test_nproc_is_refused(model, nproc):
 # --- negative samples and columns -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model, settings", [
-    ("SASRec", {}), ("GRU4Rec", {}), ("LLMRec", {}), ("LLMD4Rec", {}), ("LLMD4Rec", {"crm_model": "GRU4Rec"}),
-    ("SASRec", {"train_neg_sample_args": None}), ("LLMD4Rec", {"train_neg_sample_args": None})])
+@pytest.mark.parametrize(
+    "model, settings",
+    [
+        ("SASRec", {}),
+        ("GRU4Rec", {}),
+        ("LLMRec", {}),
+        ("LLMD4Rec", {}),
+        ("LLMD4Rec", {"crm_model": "GRU4Rec"}),
+        ("SASRec", {"train_neg_sample_args": None}),
+        ("LLMD4Rec", {"train_neg_sample_args": None}),
+    ],
+)
 def test_cross_entropy_takes_no_negatives(model, settings):
     assert config_of(model, **settings)["train_neg_sample_args"] == NO_NEGATIVES
 
 
-@pytest.mark.parametrize("model, settings", [
-    ("SASRec", {"loss_type": "BPR"}), ("LLMD4Rec", {"loss_type": "BPR"}),
-    ("LLMD4Rec", {"loss_type": "BPR", "crm_model": "GRU4Rec"}), ("LLMD4Rec", {"crm_model": "TransRec"}), ("BPR", {})])
+@pytest.mark.parametrize(
+    "model, settings",
+    [
+        ("SASRec", {"loss_type": "BPR"}),
+        ("LLMD4Rec", {"loss_type": "BPR"}),
+        ("LLMD4Rec", {"loss_type": "BPR", "crm_model": "GRU4Rec"}),
+        ("LLMD4Rec", {"crm_model": "TransRec"}),
+        ("BPR", {}),
+    ],
+)
 def test_bpr_keeps_recboles_uniform_negatives(model, settings):
     """TransRec and BPR say so by their class and have no loss_type."""
     config = config_of(model, **settings)
     assert config["train_neg_sample_args"] == {
-        "distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
+        "distribution": "uniform",
+        "sample_num": 1,
+        "alpha": 1.0,
+        "dynamic": False,
+        "candidate_num": 0,
+    }
     assert config["MODEL_INPUT_TYPE"].name == "PAIRWISE"
 
 

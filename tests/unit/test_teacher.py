@@ -78,7 +78,8 @@ def test_a_row_written_twice_keeps_the_last(tmp_path, topk):
         got, expected = (c.read(torch.tensor([row]), "cpu") for c in (cache, source))
         for name in ("logp", "items", "rest_logp", "target_p", "entropy"):
             assert getattr(got, name) is getattr(expected, name) is None or torch.equal(
-                getattr(got, name), getattr(expected, name))
+                getattr(got, name), getattr(expected, name)
+            )
 
 
 def test_half_precision_scores_are_cached_in_full(tmp_path):
@@ -113,7 +114,8 @@ def test_weights_are_those_of_the_losses(tmp_path, weighting, topk, temperature)
     batch = filled(tmp_path, topk, temperature, logits, targets).read(torch.arange(ROWS), "cpu")
     p = torch.softmax(logits[:, 1:], dim=-1)
     expected = losses.sample_weights(
-        weighting, student, targets - 1, p[torch.arange(ROWS), targets - 1], -(p * p.log()).sum(-1), p.topk(10).indices)
+        weighting, student, targets - 1, p[torch.arange(ROWS), targets - 1], -(p * p.log()).sum(-1), p.topk(10).indices
+    )
     torch.testing.assert_close(batch.weights(weighting, student, targets - 1), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -131,14 +133,27 @@ def test_the_folder_stays_empty(tmp_path, topk):
     cache = filled(tmp_path, topk, 1.0, scores(), targets_of())
     assert os.listdir(tmp_path) == []
     assert isinstance(cache.logp, np.memmap)
-    expected = (topk or ITEMS - 1)
+    expected = topk or ITEMS - 1
     assert cache.logp.shape == (ROWS, expected)
 
 
-@pytest.mark.parametrize("setting, n_items, expected", [
-    ("auto", 51, 0), ("auto", 5000, 0), ("auto", 5001, 512), ("auto", 100_000, 512), (0, 51, 0), (0, 100_000, 0),
-    (10, 51, 10), (49, 51, 49), (50, 51, 0), (51, 51, 0), (1000, 51, 0), (1000, 100_000, 1000),
-])
+@pytest.mark.parametrize(
+    "setting, n_items, expected",
+    [
+        ("auto", 51, 0),
+        ("auto", 5000, 0),
+        ("auto", 5001, 512),
+        ("auto", 100_000, 512),
+        (0, 51, 0),
+        (0, 100_000, 0),
+        (10, 51, 10),
+        (49, 51, 49),
+        (50, 51, 0),
+        (51, 51, 0),
+        (1000, 51, 0),
+        (1000, 100_000, 1000),
+    ],
+)
 def test_resolve_topk(setting, n_items, expected):
     """All 50 real items of 51 are the whole catalogue: nothing is merged."""
     assert resolve_topk(setting, n_items) == expected
@@ -175,8 +190,15 @@ def test_fill_runs_the_teacher_once_over_all_rows(tmp_path, windows):
     table = torch.randn(ITEMS, ITEMS, generator=torch.Generator().manual_seed(3))
     targets = targets_of()
     order = torch.randperm(ROWS - 1, generator=torch.Generator().manual_seed(4)).tolist() + [ROWS - 1]
-    loader = [Batch({ROW: torch.tensor([[-1, *order[i: i + 3]]]),
-                     TARGETS: torch.tensor([[0, *targets[order[i: i + 3]].tolist()]])}) for i in range(0, ROWS, 3)]
+    loader = [
+        Batch(
+            {
+                ROW: torch.tensor([[-1, *order[i : i + 3]]]),
+                TARGETS: torch.tensor([[0, *targets[order[i : i + 3]].tolist()]]),
+            }
+        )
+        for i in range(0, ROWS, 3)
+    ]
 
     class Dataset:
         def __len__(self):

@@ -11,14 +11,22 @@ import torch
 from recbole_llmd.data.windows import ROW, TARGETS, WindowLoader, add_row_numbers, build_windows, positions_of
 
 OVERLAPS = (0, 0.3, 0.5, 0.9)
-FIELDS = {"USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "LIST_SUFFIX": "_list",
-          "ITEM_LIST_LENGTH_FIELD": "item_length", "seed": 5}
+FIELDS = {
+    "USER_ID_FIELD": "user_id",
+    "ITEM_ID_FIELD": "item_id",
+    "LIST_SUFFIX": "_list",
+    "ITEM_LIST_LENGTH_FIELD": "item_length",
+    "seed": 5,
+}
 
 
 def recbole_rows(sequences, max_len):
     """RecBole's training rows of some users' sequences: (user, history, target)."""
-    return [(user, sequence[max(0, i - max_len): i], sequence[i])
-            for user, sequence in sequences.items() for i in range(1, len(sequence))]
+    return [
+        (user, sequence[max(0, i - max_len) : i], sequence[i])
+        for user, sequence in sequences.items()
+        for i in range(1, len(sequence))
+    ]
 
 
 def dataset_of(rows, max_len):
@@ -26,11 +34,19 @@ def dataset_of(rows, max_len):
     history = torch.zeros(len(rows), max_len, dtype=torch.long)
     for i, (_, items, _) in enumerate(rows):
         history[i, : len(items)] = torch.tensor(items)
-    feat = {"user_id": torch.tensor([row[0] for row in rows], dtype=torch.long), "item_id_list": history,
-            "item_length": torch.tensor([len(row[1]) for row in rows], dtype=torch.long),
-            "item_id": torch.tensor([row[2] for row in rows], dtype=torch.long)}
-    return SimpleNamespace(inter_feat=feat, uid_field="user_id", iid_field="item_id",
-                           item_id_list_field="item_id_list", item_list_length_field="item_length")
+    feat = {
+        "user_id": torch.tensor([row[0] for row in rows], dtype=torch.long),
+        "item_id_list": history,
+        "item_length": torch.tensor([len(row[1]) for row in rows], dtype=torch.long),
+        "item_id": torch.tensor([row[2] for row in rows], dtype=torch.long),
+    }
+    return SimpleNamespace(
+        inter_feat=feat,
+        uid_field="user_id",
+        iid_field="item_id",
+        item_id_list_field="item_id_list",
+        item_list_length_field="item_length",
+    )
 
 
 def sequences_of(lengths, seed=0, n_items=9):
@@ -42,8 +58,12 @@ def sequences_of(lengths, seed=0, n_items=9):
 def rows_of(dataset):
     """The rows back from a dataset, RecBole's or ours, as (user, history, target)."""
     feat = dataset.inter_feat
-    parts = zip(feat[dataset.uid_field].tolist(), feat[dataset.item_id_list_field].tolist(),
-                feat[dataset.item_list_length_field].tolist(), feat[dataset.iid_field].tolist())
+    parts = zip(
+        feat[dataset.uid_field].tolist(),
+        feat[dataset.item_id_list_field].tolist(),
+        feat[dataset.item_list_length_field].tolist(),
+        feat[dataset.iid_field].tolist(),
+    )
     return [(user, history[:length], target) for user, history, length, target in parts]
 
 
@@ -64,7 +84,7 @@ def check(windows, rows, max_len):
                 continue
             user, history, target = rows[row]
             prefix = windows.items[w, : position + 1].tolist()
-            assert prefix == history[len(history) - len(prefix):]
+            assert prefix == history[len(history) - len(prefix) :]
             assert windows.targets[w, position] == target
             assert windows.users[w] == user
             kept.append((row, w, len(prefix)))
@@ -100,11 +120,14 @@ def test_users_longer_than_several_windows(overlap):
         assert windows.rows[last, windows.lengths[last] - 1] == last_row
 
 
-@pytest.mark.parametrize("max_len, overlap, trained", [
-    (4, 0.0, [[0, 1, 2, 3], [4, 5, 6, 7], [-1, -1, 8, 9]]),
-    (4, 0.5, [[0, 1, 2, 3], [-1, -1, 4, 5], [-1, -1, 6, 7], [-1, -1, 8, 9]]),
-    (4, 0.9, [[0, 1, 2, 3], *([-1, -1, -1, i] for i in range(4, 10))]),
-])
+@pytest.mark.parametrize(
+    "max_len, overlap, trained",
+    [
+        (4, 0.0, [[0, 1, 2, 3], [4, 5, 6, 7], [-1, -1, 8, 9]]),
+        (4, 0.5, [[0, 1, 2, 3], [-1, -1, 4, 5], [-1, -1, 6, 7], [-1, -1, 8, 9]]),
+        (4, 0.9, [[0, 1, 2, 3], *([-1, -1, -1, i] for i in range(4, 10))]),
+    ],
+)
 def test_windows_by_hand(max_len, overlap, trained):
     """One user of eleven items, ten rows; written out."""
     rows = recbole_rows({3: list(range(1, 12))}, max_len)
@@ -169,7 +192,7 @@ def test_rows_that_do_not_continue_each_other(seed, overlap):
 def test_a_long_first_history_is_not_trained_on(first):
     """Only rows are samples: the positions inside the first row's history belong to none."""
     max_len, sequence = 5, [1, 2, 3, 4, 5, 6, 7, 8, 9]
-    rows = [(1, sequence[max(0, i - max_len): i], sequence[i]) for i in range(first, len(sequence))]
+    rows = [(1, sequence[max(0, i - max_len) : i], sequence[i]) for i in range(first, len(sequence))]
     windows = build_windows(dataset_of(rows, max_len), 0.0)
     kept = check(windows, rows, max_len)
     assert (windows.rows[0, : first - 1] == -1).all() and windows.rows[0, first - 1] == 0
@@ -187,6 +210,7 @@ def test_two_users_with_the_same_items_are_two_windows():
 @pytest.fixture
 def tiny_dataset(fast, build):
     """The training loader's dataset of the tiny data, as RecBole builds it, and the loader."""
+
     def _tiny(**settings):
         settings = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "MAX_ITEM_LIST_LENGTH": 6, **settings}
         config, loaders, _ = build({**fast, **settings}, model="SASRec")
@@ -209,10 +233,15 @@ def test_windows_of_a_dataset_built_by_recbole(tiny_dataset, overlap):
     assert all(len(rows[row][1]) == n for row, n in in_first)
 
 
-@pytest.mark.parametrize("settings, rows_in_batch", [
-    ({}, 1), ({"loss_type": "BPR"}, 1), ({"loss_type": "BPR", "train_neg_sample_args": {
-        "distribution": "uniform", "sample_num": 3}}, 3),
-], ids=["CE", "BPR", "BPR, three negatives"])
+@pytest.mark.parametrize(
+    "settings, rows_in_batch",
+    [
+        ({}, 1),
+        ({"loss_type": "BPR"}, 1),
+        ({"loss_type": "BPR", "train_neg_sample_args": {"distribution": "uniform", "sample_num": 3}}, 3),
+    ],
+    ids=["CE", "BPR", "BPR, three negatives"],
+)
 def test_row_numbers_survive_the_training_loader(tiny_dataset, settings, rows_in_batch):
     _, loader = tiny_dataset(**settings)
     rows = rows_of(loader.dataset)
@@ -220,8 +249,13 @@ def test_row_numbers_survive_the_training_loader(tiny_dataset, settings, rows_in
     seen, batches = Counter(), []
     for batch in loader:
         batches.append(batch[ROW].tolist())
-        parts = zip(batch[ROW].tolist(), batch["user_id"].tolist(), batch["item_id_list"].tolist(),
-                    batch["item_length"].tolist(), batch["item_id"].tolist())
+        parts = zip(
+            batch[ROW].tolist(),
+            batch["user_id"].tolist(),
+            batch["item_id_list"].tolist(),
+            batch["item_length"].tolist(),
+            batch["item_id"].tolist(),
+        )
         for row, user, history, length, target in parts:
             assert rows[row] == (user, history[:length], target)
             seen[row] += 1
