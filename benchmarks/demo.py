@@ -50,9 +50,10 @@ def main():
     sys.argv = sys.argv[:1]
     sys.path.insert(0, str(REPO))
     start = time.time()
-    from recbole.quick_start import run_recbole
+    import recbole_llmd  # noqa: F401  (before RecBole, which it mends)
 
-    import recbole_llmd  # noqa: F401
+    # isort: split
+    from recbole.quick_start import run_recbole
     from recbole_llmd.files import whole
 
     result = run_recbole(config_dict={"model": "LLMD4Rec", **settings})

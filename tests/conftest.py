@@ -115,6 +115,7 @@ def fast(tiny_llama, workdir):
         "inner_size": 16,
         "n_layers": 1,
         "llm_model": tiny_llama,
+        "llm_dtype": "float32",
         "llm_layers": 2,
         "llm_embedding_size": 16,
         "llm_cache_dir": str(workdir / "texts"),

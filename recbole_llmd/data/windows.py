@@ -96,12 +96,14 @@ def _continues(history, length, target, user):
 
 
 def _spans(n, max_len, stride):
-    """(begin, first trained position, stop) of the windows over ``n`` positions; the last one ends at the end."""
-    stop = min(n, max_len)
-    yield 0, 0, stop
-    while stop < n:
-        trained_from, stop = stop, min(n, stop + stride)
-        yield max(0, stop - max_len), trained_from, stop
+    """(begin, first trained position, stop) of the windows over ``n`` positions, cut from the end: the most recent
+    positions stand in full windows, and what is left over makes a short window of the oldest ones."""
+    stop = n
+    while stop > 0:
+        begin = max(0, stop - max_len)
+        trained_from = begin + max_len - stride if begin else 0
+        yield begin, trained_from, stop
+        stop = trained_from
 
 
 def _stack(pieces, target, max_len):

@@ -111,10 +111,16 @@ def load_backbone(name, dtype=torch.float32):
 
 
 def dtype_of(setting, device):
-    """The torch dtype of ``llm_dtype``; ``auto`` is bfloat16 on a GPU, else float32."""
+    """The torch dtype of ``llm_dtype``; ``auto`` is bfloat16 on a GPU or a processor with bfloat16 units, else float32."""
     if setting == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return torch.bfloat16 if device.type == "cuda" or _cpu_has_bfloat16() else torch.float32
     return getattr(torch, setting)
+
+
+def _cpu_has_bfloat16():
+    """Without such units bfloat16 is emulated and slower than float32. PyTorch has no public way to ask."""
+    asks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(ask() for ask in asks if ask is not None)
 
 
 def decoder_layers(model):

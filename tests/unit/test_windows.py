@@ -104,28 +104,27 @@ def test_users_longer_than_several_windows(overlap):
     per_user = Counter(windows.users.tolist())
     assert per_user == {u: 1 + max(0, math.ceil((n - 1 - max_len) / stride)) for u, n in enumerate(lengths, start=1)}
 
-    first_of = {}
+    oldest = {user: w for w, user in enumerate(windows.users.tolist())}  # windows are cut from the end
     trained = Counter(w for _, w, _ in kept)
     for row, w, n_history in kept:
         user, history, _ = rows[row]
-        first_of.setdefault(user, w)
-        if w == first_of[user]:
+        if w == oldest[user]:
             assert n_history == len(history)
-        else:  # a later window is full, ends at its last row and trains at most a stride of positions
-            assert windows.lengths[w] == max_len and trained[w] <= stride
+        else:  # a more recent window is full, and trains a stride of positions
+            assert windows.lengths[w] == max_len and trained[w] == stride
             assert n_history > max_len - trained[w]
     ends = {user: max(i for i, row in enumerate(rows) if row[0] == user) for user in per_user}
     for user, last_row in ends.items():
-        last = np.flatnonzero(windows.users == user)[-1]
-        assert windows.rows[last, windows.lengths[last] - 1] == last_row
+        newest = np.flatnonzero(windows.users == user)[0]
+        assert windows.rows[newest, windows.lengths[newest] - 1] == last_row
 
 
 @pytest.mark.parametrize(
     "max_len, overlap, trained",
     [
-        (4, 0.0, [[0, 1, 2, 3], [4, 5, 6, 7], [-1, -1, 8, 9]]),
-        (4, 0.5, [[0, 1, 2, 3], [-1, -1, 4, 5], [-1, -1, 6, 7], [-1, -1, 8, 9]]),
-        (4, 0.9, [[0, 1, 2, 3], *([-1, -1, -1, i] for i in range(4, 10))]),
+        (4, 0.0, [[6, 7, 8, 9], [2, 3, 4, 5], [0, 1, -1, -1]]),
+        (4, 0.5, [[-1, -1, 8, 9], [-1, -1, 6, 7], [-1, -1, 4, 5], [0, 1, 2, 3]]),
+        (4, 0.9, [*([-1, -1, -1, i] for i in range(9, 3, -1)), [0, 1, 2, 3]]),
     ],
 )
 def test_windows_by_hand(max_len, overlap, trained):
@@ -133,7 +132,9 @@ def test_windows_by_hand(max_len, overlap, trained):
     rows = recbole_rows({3: list(range(1, 12))}, max_len)
     windows = build_windows(dataset_of(rows, max_len), overlap)
     assert windows.rows.tolist() == trained
-    assert windows.items.tolist() == [[last - 3, last - 2, last - 1, last] for last in (max(w) + 1 for w in trained)]
+    assert windows.items.tolist() == [
+        [last - 3, last - 2, last - 1, last] if last > 2 else [1, 2, 0, 0] for last in (max(w) + 1 for w in trained)
+    ]
     assert windows.targets.tolist() == [[0 if row < 0 else row + 2 for row in w] for w in trained]
     assert set(windows.users.tolist()) == {3}
 
@@ -188,15 +189,17 @@ def test_rows_that_do_not_continue_each_other(seed, overlap):
     check(build_windows(dataset_of(rows, max_len), overlap), rows, max_len)
 
 
-@pytest.mark.parametrize("first", [3, 4, 5])
-def test_a_long_first_history_is_not_trained_on(first):
+@pytest.mark.parametrize(
+    "first, trained",
+    [(3, [[1, 2, 3, 4, 5], [-1, -1, 0, -1, -1]]), (4, [[0, 1, 2, 3, 4]]), (5, [[-1, 0, 1, 2, 3]])],
+)
+def test_a_long_first_history_is_not_trained_on(first, trained):
     """Only rows are samples: the positions inside the first row's history belong to none."""
     max_len, sequence = 5, [1, 2, 3, 4, 5, 6, 7, 8, 9]
     rows = [(1, sequence[max(0, i - max_len) : i], sequence[i]) for i in range(first, len(sequence))]
     windows = build_windows(dataset_of(rows, max_len), 0.0)
-    kept = check(windows, rows, max_len)
-    assert (windows.rows[0, : first - 1] == -1).all() and windows.rows[0, first - 1] == 0
-    assert [n for _, w, n in kept if w == 0] == list(range(first, 6))
+    check(windows, rows, max_len)
+    assert windows.rows.tolist() == trained
 
 
 def test_two_users_with_the_same_items_are_two_windows():
@@ -226,11 +229,12 @@ def test_windows_of_a_dataset_built_by_recbole(tiny_dataset, overlap):
     assert max(Counter(row[0] for row in rows).values()) > 12  # longer than two windows
     windows = build_windows(loader.dataset, overlap)
     kept = check(windows, rows, 6)
-    first = {user: w for w, user in reversed(list(enumerate(windows.users.tolist())))}
-    in_first = [(row, n) for row, w, n in kept if first[rows[row][0]] == w]
+    oldest = {user: w for w, user in enumerate(windows.users.tolist())}
+    in_oldest = [(row, n) for row, w, n in kept if oldest[rows[row][0]] == w]
+    stride = {0: 6, 0.3: 4, 0.5: 3, 0.9: 1}[overlap]
     per_user = Counter(row[0] for row in rows)
-    assert len(in_first) == sum(min(n, 6) for n in per_user.values())
-    assert all(len(rows[row][1]) == n for row, n in in_first)
+    assert len(in_oldest) == sum(n - stride * max(0, math.ceil((n - 6) / stride)) for n in per_user.values())
+    assert all(len(rows[row][1]) == n for row, n in in_oldest)
 
 
 @pytest.mark.parametrize(
