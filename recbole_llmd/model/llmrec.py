@@ -16,6 +16,7 @@ from recbole_llmd.llm.prompt import Prompt
 from recbole_llmd.settings import SettingsError
 
 INITIALIZER_RANGE = 0.02  # of the item vectors, as in RecBole's SASRec
+ROWS_TOGETHER = 256  # histories in one pass of the backbone when rows are scored
 
 
 class LLMRec(SequentialRecommender):
@@ -148,8 +149,14 @@ class LLMRec(SequentialRecommender):
 
     def forward(self, item_seq, item_seq_len):
         """The output after the last item of each history, ``[batch, size]``."""
-        last = torch.arange(item_seq.shape[1], device=item_seq.device) == (item_seq_len - 1).unsqueeze(1)
-        return self.position_outputs(item_seq, last, self.item_vectors())
+        vectors = self.item_vectors()
+        order = item_seq_len.argsort()  # like lengths together, so that little padding is computed
+        outputs = []
+        for part in order.split(ROWS_TOGETHER):
+            longest = int(item_seq_len[part].max())
+            last = torch.arange(longest, device=item_seq.device) == (item_seq_len[part] - 1).unsqueeze(1)
+            outputs.append(self.position_outputs(item_seq[part, :longest], last, vectors))
+        return torch.cat(outputs)[order.argsort()]
 
     def calculate_loss(self, interaction):
         return self.loss_fct(self.full_sort_predict(interaction), interaction[self.POS_ITEM_ID])

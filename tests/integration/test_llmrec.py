@@ -93,6 +93,21 @@ def test_learns_the_walks_of_the_tiny_dataset(settings):
     assert result["test_result"]["recall@10"] > 0.6
 
 
+def test_rows_are_scored_alike_in_any_company(build, settings, monkeypatch):
+    """Rows are sorted by length and scored in parts: each row's scores stay its own."""
+    from recbole_llmd.model import llmrec
+
+    _, (train, _, _), model = build(settings)
+    rows = train.dataset[torch.arange(100)]
+    with torch.no_grad():
+        together = model.eval().full_sort_predict(rows)
+        monkeypatch.setattr(llmrec, "ROWS_TOGETHER", 7)
+        torch.testing.assert_close(model.full_sort_predict(rows), together, rtol=1e-4, atol=1e-6)
+        for i in (0, 17, 99):
+            torch.testing.assert_close(model.full_sort_predict(train.dataset[torch.tensor([i])])[0], together[i],
+                                       rtol=1e-4, atol=1e-6)
+
+
 def test_only_adapters_and_head_are_trained_and_saved(build, settings):
     config, (train, valid, _), model = build(settings, epochs=1)
     frozen = {name: parameter.clone() for name, parameter in model.backbone.named_parameters() if "lora_" not in name}
