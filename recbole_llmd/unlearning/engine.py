@@ -44,8 +44,8 @@ class IMCorrect:
         self.params = {key: self.config[key] for key in self.mapping.PARAMETERS}
         for key, value in getattr(self.mapping, "REQUIRED", {}).items():
             if self.params[key] != value:
-                raise SettingsError(f"{key} = {self.params[key]!r}: {self.name} is corrected with {key} = {value!r} only. "
-                                    f"Train it so, or retrain on the retained interactions.")
+                raise SettingsError(f"{key} = {self.params[key]!r}: {self.name} is corrected with {key} = {value!r} "
+                                    f"only. Train it so, or retrain on the retained interactions.")
         self.user_ids = Ids("user", model.n_users, dataset, model.USER_ID)
         self.item_ids = Ids("item", model.n_items, dataset, model.ITEM_ID)
         self.checkpoint, self.new_tokens = None, {}
@@ -124,7 +124,7 @@ class IMCorrect:
 
         Args:
             user_ids, item_ids: internal ids or tokens, of equal number.
-            values: entries of X for the pairs (how often each occurs; a receipt holds what was forgotten), or None for 1.
+            values: entries of X for the pairs (how often each occurs; receipts hold those forgotten), or None for 1.
             strict: whether a pair that is already in X is refused; else it is skipped and counted in the receipt.
             grow: whether users and items that the model does not know are added to it, and to its dataset's tokens.
 
@@ -138,10 +138,7 @@ class IMCorrect:
         users, items, values = users[first], items[first], values[first]
         X = _resized(self.X, len(new_users), len(new_items))
         fresh = np.asarray(X[users, items]).ravel() == 0 if len(users) else np.zeros(0, bool)
-        if strict and not fresh.all():
-            n = int((~fresh).sum())
-            raise SettingsError(f"{n} of {len(fresh)} pairs to learn are already in X, the first: user {users[~fresh][0]}, "
-                                f"item {items[~fresh][0]} (internal ids). Leave them out, or use strict=False to skip them.")
+        _check(fresh, users, items, "to learn are already in X", strict)
         pairs = users[fresh], items[fresh], values[fresh]
         return self._apply("learn", X, pairs, 1, int((~fresh).sum()), (new_users, new_items), started)
 
@@ -153,7 +150,7 @@ class IMCorrect:
         """
         started, dtype = perf_counter(), np.dtype(dtype or self.B.dtype)
         return self._recorded("refit", self.X, ((), (), ()), 0, ((), ()), started,
-                              lambda X: Correction(self.mapping.fit(X, self.params, dtype), "refit"))
+                              lambda X: self._fitted(X, dtype, "refit"))
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -161,8 +158,8 @@ class IMCorrect:
         users, new_users = self.user_ids.resolve(user_ids, grow)
         items, new_items = self.item_ids.resolve(item_ids, grow)
         if len(users) != len(items):
-            raise SettingsError(f"{len(users)} users and {len(items)} items: pairs need as many of one as of the other. To "
-                                f"forget everything of a user or an item, use forget_users or forget_items.")
+            raise SettingsError(f"{len(users)} users and {len(items)} items: pairs need as many of one as the other. "
+                                f"To forget all of a user or an item, use forget_users or forget_items.")
         return users, items, new_users, new_items
 
     @staticmethod
@@ -175,8 +172,8 @@ class IMCorrect:
     def _forget_all(self, X, rows, ids, strict, started):
         lengths = np.diff(X.indptr)[rows]
         if strict and not lengths.all():
-            raise SettingsError(f"{ids.kind} = {rows[lengths == 0][0]} (internal id): there is no interaction to forget. "
-                                f"Leave it out, or use strict=False to skip it.")
+            raise SettingsError(f"{ids.kind} = {rows[lengths == 0][0]} (internal id): there is no interaction to "
+                                f"forget. Leave it out, or use strict=False to skip it.")
         others = X[rows].indices
         owners = np.repeat(rows, lengths)
         users, items = (owners, others) if ids is self.user_ids else (others, owners)
@@ -188,10 +185,7 @@ class IMCorrect:
         users, items = pairs // X.shape[1], pairs % X.shape[1]
         values = np.asarray(X[users, items]).ravel() if len(users) else np.zeros(0)
         there = values != 0
-        if strict and not there.all():
-            n = int((~there).sum())
-            raise SettingsError(f"{n} of {len(there)} pairs to forget are not in X, the first: user {users[~there][0]}, item "
-                                f"{items[~there][0]} (internal ids). Leave them out, or use strict=False to skip them.")
+        _check(there, users, items, "to forget are not in X", strict)
         pairs = users[there], items[there], values[there]
         return self._apply("forget", X, pairs, -1, skipped + int((~there).sum()), ((), ()), started)
 
@@ -204,6 +198,9 @@ class IMCorrect:
         after.has_canonical_format = True
         return self._recorded(request, after, pairs, skipped, new, started, lambda after: self._correct(X, after, new))
 
+    def _fitted(self, X, dtype, method):
+        return Correction(self.mapping.fit(X, self.params, dtype), method, cache={"own": True})
+
     def _correct(self, X, after, new):
         """B for X ``after``, according to the mode."""
         B = _padded(self.B, len(new[1]))
@@ -213,15 +210,17 @@ class IMCorrect:
             return Correction(B, "X alone")
         dtype = B.dtype
         if self.mode == "retrain":
-            return Correction(self.mapping.fit(after, self.params, dtype), "retrain")
-        if self._seen[0] is not self.model.interaction_matrix or self._seen[1] is not self.B:
-            self._cache = {}  # the first request, or someone loaded other weights
+            return self._fitted(after, dtype, "retrain")
+        known = self._seen[0] is self.model.interaction_matrix and self._seen[1] is self.B
+        # Empty at the first request and where someone loaded other weights; and again if this correction fails.
+        cache, self._cache = self._cache if known else {}, {}
         tolerance = self.mapping.TOLERANCE[str(dtype)] if self.tolerance is None else self.tolerance
         try:
-            return self.mapping.correct(State(X, B, self.params, self._cache), Change.between(X, after), tolerance)
+            return self.mapping.correct(State(X, B, self.params, cache), Change.between(X, after), tolerance)
         except MappingMismatch as error:
-            raise SettingsError(f"{self.name}: {self.mapping.MATRIX} does not belong to interaction_matrix: {error}. Give the "
-                                f"dataset and the parameters that the model was trained with, or refit() it first.") from error
+            raise SettingsError(
+                f"{self.name}: {self.mapping.MATRIX} does not belong to interaction_matrix: {error}. Give the dataset "
+                f"and the parameters that the model was trained with, or refit() first.") from error
 
     def _recorded(self, request, after, pairs, skipped, new, started, correct):
         """Run a correction, set its result in the model, and write its receipt."""
@@ -260,6 +259,13 @@ class IMCorrect:
         # What RecBole's checkpoints hold; its ItemKNN leaves out X, its ADMMSLIM everything.
         model.other_parameter_name = list(dict.fromkeys([*getattr(model, "other_parameter_name", ()), *matrices]))
         self._cache, self._seen = correction.cache, (X, correction.B)
+
+
+def _check(good, users, items, problem, strict):
+    if strict and not good.all():
+        user, item = users[~good][0], items[~good][0]
+        raise SettingsError(f"{(~good).sum()} of {len(good)} pairs {problem}, the first: user {user}, item {item} "
+                            f"(internal ids). Leave them out, or use strict=False to skip them.")
 
 
 def _resized(X, new_users, new_items):

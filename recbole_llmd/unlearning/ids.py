@@ -6,6 +6,8 @@ import numpy as np
 
 from recbole_llmd.settings import SettingsError
 
+LARGEST = 2**31  # SciPy's indices
+
 
 class Ids:
     """The users or the items of a model.
@@ -63,11 +65,11 @@ class Ids:
         return np.array([fresh[t] if t in fresh else known[t] for t in tokens], np.int64), list(fresh)
 
     def _of_numbers(self, numbers, grow):
+        for number in numbers:
+            if not 1 <= number < (LARGEST if grow else self.count):
+                raise self._unknown(number)
         ids = np.array(numbers, np.int64)
         new = np.unique(ids[ids >= self.count])
-        bad = ids[(ids < 1) | ((ids >= self.count) & (not grow))]
-        if len(bad):
-            raise self._unknown(int(bad[0]))
         if not np.array_equal(new, self.count + np.arange(len(new))):
             raise SettingsError(f"{self.kind} = {int(new[-1])}: new {self.kind}s take the next free internal ids, from "
                                 f"{self.count} on without a gap; here they are {new[:10].tolist()}.")

@@ -71,7 +71,7 @@ def fingerprint(X, B):
 
 
 class PeakMemory:
-    """The highest memory of the process inside a ``with`` block above that at its start: ``.bytes`` (Linux; else None)."""
+    """``.bytes``: the highest memory of the process in a ``with`` block above that at its start (Linux; else None)."""
 
     def __enter__(self):
         self.bytes, self._before = None, None

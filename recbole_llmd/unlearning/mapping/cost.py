@@ -4,6 +4,7 @@ import functools
 from time import perf_counter
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.linalg import lapack
 
 
@@ -32,34 +33,43 @@ def _seconds(function, *arguments):
 
 @functools.cache
 def rates(dtype):
-    """Rates of this machine for ``dtype``, measured once per process (about 0.1 s).
+    """Rates of this machine for ``dtype``, measured once per process (a fraction of a second).
 
     Returns:
-        dict: ``product``: operations per second of a matrix product; ``inverse``: of a Cholesky inverse (n³ operations);
-        ``bytes``: bytes per second read or written by an in-place pass over a large array.
+        dict: operations per second of a ``product`` of dense matrices in blocks of few rows, of a ``sparse`` with a
+        dense matrix, of a float64 linear system (``solve``) and of a Cholesky ``inverse`` (n³ of them); ``bytes`` per
+        second of an in-place pass over an array larger than the processor's caches.
     """
     dtype, n = np.dtype(dtype), 768
     A = np.random.default_rng(0).random((n, n)).astype(dtype)
-    wide = np.zeros(1 << 23, dtype)
+    S, wide = sp.random(n, n, 0.02, format="csr", dtype=dtype, random_state=0), np.zeros((1 << 27) // dtype.itemsize, dtype)
     # The fastest of three: what else runs on the machine only adds to a time.
-    product = min(_seconds(np.matmul, A, A) for _ in range(3))
+    product = min(_seconds(np.matmul, A[:64], A) for _ in range(3))
+    wider = A.astype(np.float64)
+    solve = min(_seconds(np.linalg.solve, wider[:256, :256] + 256 * np.eye(256), wider[:256]) for _ in range(3))
+    sparse = min(_seconds(S.dot, A) for _ in range(3))
     inverse = min(_seconds(cholesky_inverse, A @ A.T + n * np.eye(n, dtype=dtype)) for _ in range(3))
     passing = min(_seconds(np.add, wide, 1, wide) for _ in range(3))
-    return {"product": 2 * n**3 / product, "inverse": n**3 / inverse, "bytes": 2 * wide.nbytes / passing}
+    return {"product": 2 * 64 * n**2 / product, "sparse": 2 * n * S.nnz / sparse, "inverse": n**3 / inverse,
+            "solve": _solve_operations(n, 256) / solve, "bytes": 2 * wide.nbytes / passing}
+
+
+def _solve_operations(n, rank):
+    return 2 * n * rank**2 + 2 / 3 * rank**3
 
 
 def low_rank_seconds(n, rank, entries, dtype):
     """Expected seconds of a rank-``rank`` update of an [n, n] matrix from factors with ``entries`` entries.
 
-    Two products of n²·rank operations each way (the factor's image, the update), the rank³ system, and one pass that
-    reads and writes the matrix.
+    The factors times the matrix (sparse), the rank x rank system with n right-hand sides (in float64), the product of
+    n²·rank, and the passes that write it, scale the matrix, add, store and probe.
     """
-    rate = rates(np.dtype(dtype))
-    operations = 2 * n * entries + 2 * n * n * rank + 4 * n * rank**2 + rank**3
-    return operations / rate["product"] + 2 * n * n * np.dtype(dtype).itemsize / rate["bytes"]
+    rate = rates(str(np.dtype(dtype)))
+    return (2 * n * entries / rate["sparse"] + _solve_operations(n, rank) / rate["solve"]
+            + 2 * n * n * rank / rate["product"] + 10 * n * n * np.dtype(dtype).itemsize / rate["bytes"])
 
 
 def refit_seconds(n, dtype):
-    """Expected seconds of a fit by Cholesky: n³ operations, and three passes (Gram matrix, mirror, scale)."""
-    rate = rates(np.dtype(dtype))
-    return n**3 / rate["inverse"] + 6 * n * n * np.dtype(dtype).itemsize / rate["bytes"]
+    """Expected seconds of a fit by Cholesky: n³ operations; Gram matrix, mirror, scale, check and store are passes."""
+    rate = rates(str(np.dtype(dtype)))
+    return n**3 / rate["inverse"] + 10 * n * n * np.dtype(dtype).itemsize / rate["bytes"]

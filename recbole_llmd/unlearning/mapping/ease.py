@@ -19,7 +19,7 @@ PARAMETERS = ("reg_weight",)
 MATRIX = "item_similarity"
 TOLERANCE = {"float32": 1e-3, "float64": 1e-8}
 
-BLOCK_BYTES = 1 << 21  # of B at a time: it stays in the processor's cache between its reads and writes
+BLOCK_BYTES = 1 << 20  # of B at a time: it stays in the processor's cache between its reads and writes
 PROBES = 2
 
 
@@ -152,13 +152,17 @@ def _update(B, image, solved, scale, after, probes):
     Returns:
         P'·probes [n_items, PROBES], computed on the way from the numbers written.
     """
-    weighted = (after[:, None] * probes)
+    if len(solved) == 1:  # NumPy gives products over an inner dimension of 1 to no BLAS
+        image, solved = (np.vstack([part, np.zeros_like(part)]) for part in (image, solved))
+    weighted = after[:, None] * probes
     answer, narrow = weighted.copy(), weighted.astype(B.dtype)
-    written = 0
+    blocks, written = _blocks(B), 0
+    buffers = np.empty((2, blocks[0][1], len(B)), B.dtype)
     try:
-        for start, stop in _blocks(B):
-            block = image[:, start:stop].T @ solved
-            block += B[start:stop] * scale
+        for start, stop in blocks:
+            block, scaled = buffers[:, :stop - start]
+            np.matmul(image[:, start:stop].T, solved, out=block)
+            block += np.multiply(B[start:stop], scale, out=scaled)
             block[np.arange(stop - start), np.arange(start, stop)] = 0
             B[start:stop], written = block, stop
             answer[start:stop] -= block @ narrow

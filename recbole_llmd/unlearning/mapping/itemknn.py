@@ -7,6 +7,8 @@ picks arbitrarily among equal similarities at the k-th place; here the smaller i
 retrained model" well defined.
 """
 
+import functools
+
 import numpy as np
 import scipy.sparse as sp
 
@@ -29,8 +31,12 @@ class Scores:
     """
 
     def __init__(self, X, w):
-        self._X, self._w, self._user, self._row = X, w.tocsr(), None, None
+        self._X, self._columns, self._user, self._row = X, w, None, None
         self.shape, self.dtype = X.shape, np.dtype(np.float32)
+
+    @functools.cached_property
+    def _w(self):
+        return self._columns.tocsr()
 
     def __getitem__(self, index):
         user, item = index
@@ -70,7 +76,7 @@ def correct(state, change, tolerance):
         MappingMismatch: if w is not that of X but for ties (checked at the first correction of a model).
     """
     w, notes = state.B, ()
-    if not state.cache:
+    if not state.cache.get("own"):
         w, notes = _own(state)
     X, touched, k = change.X.astype(np.float32), change.items, state.params["k"]
     n = X.shape[1]

@@ -1,4 +1,4 @@
-"""SLIM (Ning and Karypis, ICDM 2011) as RecBole's SLIMElastic parametrises it: scikit-learn's ElasticNet per item,
+"""SLIM (Ning and Karypis, ICDM 2011) as RecBole's SLIMElastic has it: scikit-learn's ElasticNet per item,
 
     1/(2N)·|x_j - Xc|² + alpha·l1_ratio·|c|₁ + ½·alpha·(1 - l1_ratio)·|c|²,   N = n_users, c_j = 0 if hide_item,
 
