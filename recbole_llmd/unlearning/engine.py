@@ -192,11 +192,15 @@ class IMCorrect:
     def _apply(self, request, X, pairs, sign, skipped, new, started):
         """Correct the model for ``sign``·pairs added to X [already grown]."""
         users, items, values = pairs
+        if not len(users):
+            return self._recorded(request, X, pairs, skipped, ((), ()), started,
+                                  lambda X: Correction(self.B, "nothing to correct"), set_result=False)
         change = sp.csr_matrix(((sign * values).astype(X.dtype), (users, items)), shape=X.shape)
         after = (X + change).tocsr()
         after.eliminate_zeros()
         after.has_canonical_format = True
-        return self._recorded(request, after, pairs, skipped, new, started, lambda after: self._correct(X, after, new))
+        return self._recorded(request, after, pairs, skipped, new, started, lambda after: self._correct(X, after, new),
+                              set_result=self.mode != "none")
 
     def _fitted(self, X, dtype, method):
         return Correction(self.mapping.fit(X, self.params, dtype), method, cache={"own": True})
@@ -222,16 +226,15 @@ class IMCorrect:
                 f"{self.name}: {self.mapping.MATRIX} does not belong to interaction_matrix: {error}. Give the dataset "
                 f"and the parameters that the model was trained with, or refit() first.") from error
 
-    def _recorded(self, request, after, pairs, skipped, new, started, correct):
+    def _recorded(self, request, after, pairs, skipped, new, started, correct, set_result=True):
         """Run a correction, set its result in the model, and write its receipt."""
         hashing = perf_counter()
         before_hash = fingerprint(self.X, self.B) if self.hashes else None
         hashing = perf_counter() - hashing
         with PeakMemory() as memory:
             correction = correct(after)
-            unchanged = self.mode == "none" and request != "refit"
-            derived = {} if unchanged else getattr(self.mapping, "derived", lambda X, B: {})(after, correction.B)
-        if not unchanged:
+            derived = self.mapping.derived(after, correction.B) if hasattr(self.mapping, "derived") else {}
+        if set_result:
             self._commit(after, correction, derived, new)
         seconds = perf_counter() - started - hashing
         again = perf_counter()

@@ -13,11 +13,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from recbole_llmd.unlearning.mapping.cost import cholesky_inverse, low_rank_seconds, refit_seconds
-from recbole_llmd.unlearning.mapping.state import Correction, MappingMismatch, Unsolved, gram
+from recbole_llmd.unlearning.mapping.state import Correction, MappingMismatch, Unsolved, gram, gram_rows
 
 PARAMETERS = ("reg_weight",)
 MATRIX = "item_similarity"
-TOLERANCE = {"float32": 1e-3, "float64": 1e-8}
+TOLERANCE = {"float32": 1e-4, "float64": 1e-8}
 
 BLOCK_BYTES = 1 << 20  # of B at a time: it stays in the processor's cache between its reads and writes
 PROBES = 2
@@ -57,8 +57,6 @@ def correct(state, change, tolerance):
                  "refit": refit_seconds(len(B), B.dtype)}
     if estimates["refit"] < estimates["low-rank update"] or rank >= len(B):
         return _refit(change.X, state.params, B.dtype, tolerance, estimates)
-    if not rank:
-        return Correction(state.B, "nothing to correct", estimates, None, tolerance, {"diagonal": diagonal})
     image, solved, after = _woodbury(B, diagonal, factors, signature)
     if not (np.isfinite(after).all() and (after > 0).all()):
         return _refit(change.X, state.params, B.dtype, tolerance, estimates, "the update was singular")
@@ -97,12 +95,12 @@ def low_rank(change, X):
     return sp.vstack([units, mixed]).tocsr(), np.kron([[0.0, 1.0], [1.0, 0.0]], np.eye(t))
 
 
-def inverse_diagonal(X, B, weight, rows=1024):
-    """P_jj = 1 / (G_jj - (G·B)_jj), [n_items] in float64, from the entries of XᵀX in blocks of ``rows`` items."""
-    transposed, n = X.T.astype(np.float64).tocsr(), X.shape[1]
+def inverse_diagonal(X, B, weight):
+    """P_jj = 1 / (G_jj - (G·B)_jj), [n_items] in float64, from the entries of XᵀX."""
+    n = X.shape[1]
     product, counts = np.zeros(n), np.zeros(n)
-    for start in range(0, n, rows):
-        block = (transposed[start:start + rows] @ X).tocoo()
+    for start, block in gram_rows(X.astype(np.float64)):
+        block = block.tocoo()
         product += np.bincount(block.col, block.data * B[start + block.row, block.col], n)
         on_diagonal = block.row + start == block.col
         counts[block.col[on_diagonal]] = block.data[on_diagonal]

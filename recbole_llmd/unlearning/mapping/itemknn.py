@@ -80,8 +80,6 @@ def correct(state, change, tolerance):
         w, notes = _own(state)
     X, touched, k = change.X.astype(np.float32), change.items, state.params["k"]
     n = X.shape[1]
-    if not len(touched):
-        return Correction(w, "nothing to correct", cache={"own": True}, notes=notes)
     transposed, norms = X.T.tocsr(), _norms(X)
     rows = _similarities(transposed, X, norms, touched, state.params)
     columns, merged, complete = _merge(w.T.tocsr(), rows, touched, k)

@@ -68,10 +68,17 @@ class Unsolved(ArithmeticError):
     """The corrected B does not solve its equations to tolerance."""
 
 
-def gram(X, dtype, rows=1024):
-    """XᵀX as a dense array [n_items, n_items], in blocks of ``rows`` items."""
+def gram_rows(X):
+    """XᵀX in blocks of few rows, which take little memory however dense it is: yields (first row, CSR block)."""
     transposed, n = X.T.tocsr(), X.shape[1]
-    G = np.empty((n, n), dtype)
+    rows = max(1, n // 64)
     for start in range(0, n, rows):
-        G[start:start + rows] = (transposed[start:start + rows] @ X).toarray()
+        yield start, transposed[start:start + rows] @ X
+
+
+def gram(X, dtype):
+    """XᵀX as a dense array [n_items, n_items]."""
+    G = np.empty((X.shape[1],) * 2, dtype)
+    for start, block in gram_rows(X):
+        G[start:start + block.shape[0]] = block.toarray()
     return G
