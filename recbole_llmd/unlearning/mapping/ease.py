@@ -64,16 +64,16 @@ def correct(state, change, tolerance):
     scale = (diagonal / after).astype(B.dtype)
     probes = _probes(len(B))
     answer = _update(B, image, solved, scale, after, probes)
-    residual = _residual(change.X, weight, answer, probes)
-    if residual > tolerance:
-        try:
-            return _refit(change.X, state.params, B.dtype, tolerance, estimates,
-                          f"residual {residual:.1e} of the update above {tolerance:.0e}")
-        except BaseException:
-            _undo(B, image, solved, scale, len(B))
-            raise
-    return Correction(state.B, "low-rank update", {**estimates, "rank": rank}, residual, tolerance,
-                      {"diagonal": after})
+    try:
+        residual = _residual(change.X, weight, answer, probes)
+        if residual <= tolerance:
+            return Correction(state.B, "low-rank update", {**estimates, "rank": rank}, residual, tolerance,
+                              {"diagonal": after})
+        return _refit(change.X, state.params, B.dtype, tolerance, estimates,
+                      f"residual {residual:.1e} of the update above {tolerance:.0e}")
+    except BaseException:
+        _undo(B, image, solved, scale, len(B))
+        raise
 
 
 def low_rank(change, X):
