@@ -139,8 +139,9 @@ def _woodbury(B, diagonal, factors, signature):
     return image, solved, diagonal - np.einsum("rj,rj->j", image, solved)
 
 
-def _blocks(B):
-    rows = max(1, BLOCK_BYTES // (B.itemsize * len(B)))
+def _blocks(B, rank):
+    # A product of higher rank wants more rows at a time than fit the cache.
+    rows = min(len(B), max(1, BLOCK_BYTES // (B.itemsize * len(B)), min(rank, 128)))
     return [(start, min(start + rows, len(B))) for start in range(0, len(B), rows)]
 
 
@@ -154,7 +155,7 @@ def _update(B, image, solved, scale, after, probes):
         image, solved = (np.vstack([part, np.zeros_like(part)]) for part in (image, solved))
     weighted = after[:, None] * probes
     answer, narrow = weighted.copy(), weighted.astype(B.dtype)
-    blocks, written = _blocks(B), 0
+    blocks, written = _blocks(B, len(solved)), 0
     buffers = np.empty((2, blocks[0][1], len(B)), B.dtype)
     try:
         for start, stop in blocks:
@@ -172,7 +173,7 @@ def _update(B, image, solved, scale, after, probes):
 
 def _undo(B, image, solved, scale, rows):
     """Restore the first ``rows`` rows of B, to rounding."""
-    for start, stop in _blocks(B):
+    for start, stop in _blocks(B, len(solved)):
         stop = min(stop, rows)
         if start < stop:
             B[start:stop] = (B[start:stop] - image[:, start:stop].T @ solved) / scale

@@ -5,8 +5,9 @@ Column j of C minimises, with G = XᵀX (or of the centred X), c_j = 0 where the
     ½·cᵀGc - G_jᵀc + ½·Σ_i ridge_i·c_i² + l1·|c|₁        (c ≥ 0 if positive)
 
 Without the l1 term, the gradient is r = Gc - G_j + ridge·c. Optimality (Karush-Kuhn-Tucker): r_i = -l1·sign(c_i)
-where c_i ≠ 0, |r_i| ≤ l1 where c_i = 0 (r_i ≥ -l1 if positive). Columns that violate it are re-solved: coordinate descent over the
-present support and the worst violators finds the support, a linear system over the support gives the exact values.
+where c_i ≠ 0, |r_i| ≤ l1 where c_i = 0 (r_i ≥ -l1 if positive). Columns that violate it are re-solved: coordinate
+descent over the present support and the worst violators finds the support, a linear system over the support gives the
+exact values.
 """
 
 from dataclasses import dataclass

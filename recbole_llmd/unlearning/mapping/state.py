@@ -10,8 +10,8 @@ import scipy.sparse as sp
 class State:
     """A fitted mapping model: B [n_items, n_items] belongs to X (CSR [n_users, n_items]).
 
-    ``cache`` is what a module remembers between the corrections of one model: empty at the first, ``{"own": True}`` after
-    its own :func:`fit`.
+    ``cache`` is what a module remembers between the corrections of one model: empty at the first, ``{"own": True}``
+    after its own ``fit``.
     """
 
     X: sp.csr_matrix
