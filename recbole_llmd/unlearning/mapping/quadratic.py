@@ -19,6 +19,7 @@ from recbole_llmd.unlearning.mapping.state import Unsolved
 
 BLOCK = 128  # columns solved together
 ADDED = 48  # violators that join a column's working set at a time
+ENTRIES = 1 << 22  # of the systems that are solved together
 ROUNDS = 200
 SWEEPS = 4
 
@@ -112,9 +113,19 @@ def _solve_block(problem, C, columns, scale, tolerance):
         if not len(todo):
             return resolved, float(violation.max(initial=0))
         support = (C[:, todo] != 0) | _worst(V[:, todo], tolerance * scale[todo])
-        _solve_support(problem, C, columns, todo, support, scale[todo] * tolerance)
+        for some in _alike(support.sum(axis=0)):
+            _solve_support(problem, C, columns, todo[some], support[:, some], scale[todo[some]] * tolerance)
     raise Unsolved(f"{len(todo)} columns violate their optimality conditions by up to {violation.max():.1e}·G_jj after "
                    f"{ROUNDS} rounds (tolerance {tolerance:.0e})")
+
+
+def _alike(sizes):
+    """Columns with working sets of similar size, whose systems [columns, size, size] have at most ENTRIES entries."""
+    order = np.argsort(sizes, kind="stable")
+    while len(order):
+        take = max(1, ENTRIES // max(1, int(sizes[order[-1]])) ** 2)
+        yield order[-take:]
+        order = order[:-take]
 
 
 def _worst(V, allowed):
