@@ -110,6 +110,15 @@ def test_weights_loaded_from_elsewhere_are_not_taken_for_the_corrected_ones(trai
         assert np.allclose(dense(engine.B), dense(fresh.B), atol=1e-6)
 
 
+def test_a_checkpoint_that_brings_back_only_w_is_noticed(trained):
+    engine = engine_of(trained, "ItemKNN")
+    old = {"w": engine.model.w, "pred_mat": engine.model.pred_mat}  # all that RecBole's ItemKNN stores
+    engine.forget_users([4])
+    engine.model.load_other_parameter(old)
+    with pytest.raises(SettingsError, match="w does not belong to interaction_matrix"):
+        engine.forget_users([5])
+
+
 # --- requests ---------------------------------------------------------------------------------------------------------
 
 

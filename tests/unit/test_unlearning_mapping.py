@@ -160,6 +160,18 @@ def test_ease_corrects_in_place_and_remembers_the_diagonal(monkeypatch):
         monkeypatch.setattr(ease, "inverse_diagonal", None)  # not needed any more
 
 
+def test_ease_updates_a_grown_model_without_computing_the_diagonal_anew(monkeypatch):
+    X = interactions(1)
+    grown = np.pad(X, ((0, 1), (0, 2)))
+    after = grown.copy()
+    after[-1, -1] = after[3, -2] = after[-1, 4] = 1
+    cache = {"diagonal": np.diag(np.linalg.inv(X.T @ X + 3.0 * np.eye(X.shape[1])))}
+    monkeypatch.setattr(ease, "refit_seconds", lambda n, dtype: np.inf)
+    result = corrected(ease, EASE, grown, after, B=np.pad(ease_by_inverse(X, 3.0), (0, 2)), cache=cache)
+    assert result.method == "low-rank update" and result.residual < 1e-12
+    assert np.abs(result.B - ease_by_inverse(after, 3.0)).max() < 1e-12
+
+
 def test_ease_refits_where_that_is_cheaper(monkeypatch):
     before, after = interactions(2), interactions(3)
     monkeypatch.setattr(ease, "refit_seconds", lambda n, dtype: 0.0)
