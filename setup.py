@@ -48,7 +48,7 @@ setup(
         "psutil>=5.9",
         'setuptools; python_version >= "3.12"',
     ],
-    extras_require={"test": ["pytest>=8"]},
+    extras_require={"test": ["pytest>=8", "hypothesis>=6.100"]},
     entry_points={"console_scripts": ["recbole-llmd=recbole_llmd.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",

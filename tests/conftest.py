@@ -155,3 +155,16 @@ def build():
         return config, loaders, model
 
     return _build
+
+
+@pytest.fixture
+def trained(build):
+    """``trained(name)`` gives Config, loaders and RecBole's trained mapping model on the tiny dataset."""
+    from tests.unlearning import MODELS
+
+    def _trained(name, **more):
+        return build({"model": name, "dataset": "tiny", "data_path": str(REPO / "dataset"), "state": "WARNING",
+                      "show_progress": False, "metrics": ["Recall", "NDCG"], "valid_metric": "NDCG@10",
+                      "metric_decimal_place": 6, **MODELS[name], **more})
+
+    return _trained

@@ -1,0 +1,50 @@
+"""ADMM SLIM (Steck et al., WSDM 2020), RecBole's ADMMSLIM: the problem that its iterations approach,
+
+    ½·|X - XC|² + ½·lambda2·Σ_ij m_i^alpha·C_ij² + lambda1·|C|₁,   diag(C) = 0, C ≥ 0 if positive_only,
+
+with m the items' mean of X, and X centred by m if center_columns. Its columns are those of
+:mod:`~recbole_llmd.unlearning.mapping.quadratic` and are solved to ``TOLERANCE``. RecBole stops after k iterations
+wherever they are (rho and k decide how far from the optimum, and its checkpoint keeps no dual to go on from), so a
+model that RecBole fitted moves to the optimum at its first correction; :func:`fit` gives the optimum from the start.
+"""
+
+import numpy as np
+import scipy.sparse as sp
+
+from recbole_llmd.unlearning.mapping.quadratic import Problem, solve
+from recbole_llmd.unlearning.mapping.state import Correction
+
+PARAMETERS = ("lambda1", "lambda2", "alpha", "positive_only", "center_columns")
+MATRIX = "item_similarity"
+TOLERANCE = {"float32": 1e-5, "float64": 1e-10}  # of the largest violation relative to G_jj; float32 rounds B itself
+
+
+def fit(X, params, dtype=np.float32):
+    """B [n_items, n_items], an array of ``dtype``."""
+    n = X.shape[1]
+    C, _, _ = solve(_problem(X, params), sp.csc_matrix((n, n)), TOLERANCE["float64"])
+    return C.astype(dtype).toarray()
+
+
+def correct(state, change, tolerance):
+    """B after the change: every column checked against its optimality conditions, the violated ones re-solved.
+
+    Raises:
+        Unsolved: if a column does not reach the tolerance.
+    """
+    C, resolved, violation = solve(_problem(change.X, state.params), state.B, tolerance)
+    return Correction(C.astype(state.B.dtype).toarray(), f"warm start: {resolved} of {C.shape[1]} columns re-solved",
+                      residual=violation, tolerance=tolerance)
+
+
+def derived(X, B):
+    """The items' means [n_items] that RecBole's scores add back."""
+    return {"item_means": np.asarray(X.mean(axis=0)).ravel()}
+
+
+def _problem(X, params):
+    X = X.astype(np.float64)
+    means = np.asarray(X.mean(axis=0)).ravel()
+    return Problem(X=X, ridge=params["lambda2"] * np.power(means, params["alpha"]), l1=params["lambda1"],
+                   positive=bool(params["positive_only"]), hollow=True,
+                   means=means if params["center_columns"] else None)

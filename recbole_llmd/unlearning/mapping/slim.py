@@ -1,0 +1,42 @@
+"""SLIM (Ning and Karypis, ICDM 2011) as RecBole's SLIMElastic has it: scikit-learn's ElasticNet per item,
+
+    1/(2N)·|x_j - Xc|² + alpha·l1_ratio·|c|₁ + ½·alpha·(1 - l1_ratio)·|c|²,   N = n_users, c_j = 0 if hide_item,
+
+which times N is a column of :mod:`~recbole_llmd.unlearning.mapping.quadratic`. RecBole stops scikit-learn at a duality
+gap of 1e-4; here every column is optimal to ``TOLERANCE``.
+"""
+
+import numpy as np
+import scipy.sparse as sp
+
+from recbole_llmd.unlearning.mapping.quadratic import Problem, solve
+from recbole_llmd.unlearning.mapping.state import Correction
+
+PARAMETERS = ("alpha", "l1_ratio", "positive_only", "hide_item")
+MATRIX = "item_similarity"
+TOLERANCE = {"float32": 1e-5, "float64": 1e-10}  # of the largest violation relative to G_jj; float32 rounds B itself
+
+
+def fit(X, params, dtype=np.float32):
+    """B (CSC [n_items, n_items] of ``dtype``)."""
+    n = X.shape[1]
+    C, _, _ = solve(_problem(X, params), sp.csc_matrix((n, n)), TOLERANCE["float64"])
+    return C.astype(dtype)
+
+
+def correct(state, change, tolerance):
+    """B after the change: every column checked against its optimality conditions, the violated ones re-solved.
+
+    Raises:
+        Unsolved: if a column does not reach the tolerance.
+    """
+    C, resolved, violation = solve(_problem(change.X, state.params), state.B, tolerance)
+    return Correction(C.astype(state.B.dtype), f"warm start: {resolved} of {C.shape[1]} columns re-solved",
+                      residual=violation, tolerance=tolerance)
+
+
+def _problem(X, params):
+    total = X.shape[0] * params["alpha"]
+    return Problem(X=X.astype(np.float64), ridge=np.full(X.shape[1], total * (1 - params["l1_ratio"])),
+                   l1=total * params["l1_ratio"], positive=bool(params["positive_only"]),
+                   hollow=bool(params["hide_item"]))

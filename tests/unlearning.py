@@ -1,0 +1,29 @@
+"""What the tests of unlearning share: small settings of the mapping models, and comparisons."""
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from recbole.utils import get_trainer
+
+MODELS = {
+    "EASE": {"reg_weight": 10.0},
+    "ItemKNN": {"k": 8},
+    "SLIMElastic": {"alpha": 0.05, "l1_ratio": 0.1},
+    "ADMMSLIM": {"lambda1": 1.0, "lambda2": 10.0, "rho": 50.0, "k": 400},
+}
+
+
+def dense(B):
+    return B.toarray() if sp.issparse(B) else np.asarray(B)
+
+
+def retained(dataset, users, items):
+    """The dataset without these pairs, as RecBole itself holds it."""
+    gone = set(zip(users, items))
+    pairs = zip(dataset.inter_feat[dataset.uid_field].tolist(), dataset.inter_feat[dataset.iid_field].tolist())
+    return dataset.copy(dataset.inter_feat[torch.tensor([pair not in gone for pair in pairs])])
+
+
+def evaluate(config, model, loader):
+    torch.manual_seed(0)  # RecBole's ADMMSLIM adds noise to its scores
+    return get_trainer(config["MODEL_TYPE"], config["model"])(config, model).evaluate(loader, load_best_model=False)
