@@ -14,7 +14,7 @@ PROPERTIES = ["recbole_llmd.properties"] + [
 setup(
     name="recbole-llmd",
     version=VERSION,
-    description="LLM distillation and unlearning for RecBole: LLMD4Rec and LLMRec behind one --model flag",
+    description="LLM distillation and unlearning for RecBole 1.2.1, on a current Python stack",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

@@ -1,4 +1,4 @@
-"""The command line: ``recbole-llmd run`` and ``recbole-llmd export``."""
+"""The command line: ``recbole-llmd run``, ``export`` and ``unlearn``."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ or of this package can be given as --key=value."""
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="recbole-llmd", description="LLM distillation for RecBole.")
+    parser = argparse.ArgumentParser(prog="recbole-llmd", description="LLM distillation and unlearning for RecBole.")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train and evaluate a model (the default command)", description=RUN_HELP)
     run.add_argument("--model", "-m", help="name of the model, such as LLMD4Rec, LLMRec or SASRec")
@@ -26,6 +26,17 @@ def _parser():
     export = commands.add_parser("export", help="write the CRM of an LLMD4Rec checkpoint as a plain RecBole checkpoint")
     export.add_argument("--checkpoint", required=True, help="a checkpoint that LLMD4Rec wrote")
     export.add_argument("--out", required=True, help="where to write the CRM")
+    unlearn = commands.add_parser(
+        "unlearn", help="correct a saved EASE, ItemKNN, SLIMElastic or ADMMSLIM so that it forgets interactions"
+    )
+    unlearn.add_argument("--checkpoint", required=True, help="a checkpoint of the model that RecBole wrote")
+    unlearn.add_argument(
+        "--forget-file", required=True, help="atomic file of what to forget: user_id, item_id; or user_id"
+    )
+    unlearn.add_argument("--out", required=True, help="where to write the corrected model and <out>.receipt.json")
+    unlearn.add_argument(
+        "--skip-missing", action="store_true", help="skip what is not in the training data, instead of refusing it"
+    )
     return parser
 
 
@@ -50,8 +61,8 @@ def main(argv=None):
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     settings = _settings(rest, parser)
-    if args.command == "export" and settings:
-        parser.error(f"--{next(iter(settings))} is not an option of export.")
+    if args.command != "run" and settings:
+        parser.error(f"--{next(iter(settings))} is not an option of {args.command}.")
     sys.argv = sys.argv[:1]  # RecBole's Config reads what is left there; everything was read above
 
     from recbole_llmd import quick_start
@@ -60,6 +71,10 @@ def main(argv=None):
     try:
         if args.command == "export":
             quick_start.export(args.checkpoint, args.out)
+        elif args.command == "unlearn":
+            from recbole_llmd.unlearning.forget_file import unlearn
+
+            unlearn(args.checkpoint, args.forget_file, args.out, strict=not args.skip_missing)
         else:
             quick_start.run(args, settings)
     except SettingsError as error:

@@ -12,6 +12,19 @@ from recbole_llmd.distill.scorers import CRMScorer
 from recbole_llmd.distill.teacher import TeacherCache
 
 
+def compare_with_prefixes(scorer, config, batch):
+    """Check a side's scores at every position of a window batch against those of the prefix alone; returns how many."""
+    together = scorer.logits(batch)
+    places = positions_of(batch)[0].nonzero().tolist()
+    assert len(together) == len(places)
+    for scores, (window, last) in zip(together, places):
+        prefix = torch.zeros(1, config["MAX_ITEM_LIST_LENGTH"], dtype=torch.long)
+        prefix[0, : last + 1] = batch["item_id_list"][window, : last + 1]
+        alone = scorer.model.full_sort_predict({"item_id_list": prefix, "item_length": torch.tensor([last + 1])})
+        torch.testing.assert_close(scores, alone[0], rtol=1e-4, atol=1e-4)
+    return len(places)
+
+
 class CRMContract:
     """Attributes: ``crm``, its extra ``settings``, and whether it must be trained over ``windows``."""
 
@@ -55,13 +68,7 @@ class CRMContract:
             if not self.windows:
                 return
             for batch in WindowLoader(build_windows(train.dataset), config, 64):
-                positions, _, numbers = positions_of(batch)
-                together = scorer.logits(batch)
-                for k, (window, last) in enumerate(positions.nonzero().tolist()):
-                    prefix = torch.zeros(1, config["MAX_ITEM_LIST_LENGTH"], dtype=torch.long)
-                    prefix[0, : last + 1] = batch["item_id_list"][window, : last + 1]
-                    alone = crm.full_sort_predict({"item_id_list": prefix, "item_length": torch.tensor([last + 1])})
-                    torch.testing.assert_close(together[k], alone[0], rtol=1e-4, atol=1e-4)
+                compare_with_prefixes(scorer, config, batch)
 
     def test_teacher_cache_is_a_fresh_forward_pass(self, built):
         config, train, _, model = built

@@ -4,7 +4,8 @@ For a sample i with target :math:`y_i`, teacher T and student S over the same it
 :math:`p^\tau = \mathrm{softmax}(z/\tau)`:
 
 .. math::
-    L_S = \frac{1}{n}\sum_i \mathrm{CE}(z_{S,i}, y_i) + \alpha\, w_i\, \tau^2\, \mathrm{KL}(p_{T,i}^\tau \| p_{S,i}^\tau)
+    L_S = \frac{1}{n}\sum_i \mathrm{CE}(z_{S,i}, y_i)
+        + \alpha\, w_i\, \tau^2\, \mathrm{KL}(p_{T,i}^\tau \| p_{S,i}^\tau)
 
 The factor :math:`\tau^2` keeps the gradient's size independent of the temperature (Hinton et al., arXiv
 1503.02531). Teacher and weights carry no gradient.

@@ -111,7 +111,7 @@ def load_backbone(name, dtype=torch.float32):
 
 
 def dtype_of(setting, device):
-    """The torch dtype of ``llm_dtype``; ``auto`` is bfloat16 on a GPU or a processor with bfloat16 units, else float32."""
+    """The torch dtype of ``llm_dtype``; ``auto`` is bfloat16 on a GPU or where the processor has it, else float32."""
     if setting == "auto":
         return torch.bfloat16 if device.type == "cuda" or _cpu_has_bfloat16() else torch.float32
     return getattr(torch, setting)

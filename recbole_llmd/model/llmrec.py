@@ -23,8 +23,8 @@ class LLMRec(SequentialRecommender):
     r"""A language model that reads a history of items and scores every item.
 
     With text vectors :math:`t_i` and item embeddings :math:`e_i`, an item is :math:`v_i = P t_i + e_i`. A history is
-    one soft token per item, :math:`s\,W\,\mathrm{LN}(v_i)` (``llm_input: item``; :math:`s` brings it to the spread of the
-    backbone's own input embeddings), or the tokens of the items' texts (``llm_input: prompt``). The causal backbone's
+    one soft token per item, :math:`s\,W\,\mathrm{LN}(v_i)` (``llm_input: item``; :math:`s` brings it to the spread of
+    the backbone's own input embeddings), or the tokens of the items' texts (``llm_input: prompt``). The causal backbone's
     output :math:`h` at the last token of an item scores the next one:
     :math:`z_j = \mathrm{LN}(U h)^\top v_j`, so one pass over a window serves all its positions.
     """
@@ -162,7 +162,9 @@ class LLMRec(SequentialRecommender):
         return self.loss_fct(self.full_sort_predict(interaction), interaction[self.POS_ITEM_ID])
 
     def predict(self, interaction):
-        output = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        # Sampled evaluation repeats a history for each of its candidates: it is read once.
+        histories, which = torch.unique(interaction[self.ITEM_SEQ], dim=0, return_inverse=True)
+        output = self.forward(histories, (histories > 0).sum(dim=1))[which]
         return (output * self.item_vectors()[interaction[self.ITEM_ID]]).sum(dim=1)
 
     def full_sort_predict(self, interaction):

@@ -1,7 +1,7 @@
 """Unlearning for recommenders whose scores are X·B: X interactions [users, items], B an item-item mapping.
 
-    engine = IMCorrect(model, dataset)                 # RecBole's trained EASE, ItemKNN, SLIMElastic or ADMMSLIM
-    receipt = engine.forget(["u3", "u3"], ["i7", "i9"])  # the model is corrected in place
+engine = IMCorrect(model, dataset)                 # RecBole's trained EASE, ItemKNN, SLIMElastic or ADMMSLIM
+receipt = engine.forget(["u3", "u3"], ["i7", "i9"])  # the model is corrected in place
 """
 
 from recbole_llmd.unlearning.engine import IMCorrect

@@ -66,8 +66,16 @@ def load(path):
 
 def save(path, engine):
     """Write the engine's model to ``path``, whole or not at all. Users and items that it grew by are named there."""
-    content = {"epoch": 0, "cur_step": 0, "best_valid_score": None, "optimizer": None, **(engine.checkpoint or {}),
-               "config": engine.config, "state_dict": engine.model.state_dict(),
-               "other_parameter": engine.model.other_parameter(), "new_tokens": engine.new_tokens}
+    content = {
+        "epoch": 0,
+        "cur_step": 0,
+        "best_valid_score": None,
+        "optimizer": None,
+        **(engine.checkpoint or {}),
+        "config": engine.config,
+        "state_dict": engine.model.state_dict(),
+        "other_parameter": engine.model.other_parameter(),
+        "new_tokens": engine.new_tokens,
+    }
     with whole(path) as temporary:
         torch.save(content, temporary, pickle_protocol=4)

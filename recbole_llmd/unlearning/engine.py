@@ -44,8 +44,10 @@ class IMCorrect:
         self.params = {key: self.config[key] for key in self.mapping.PARAMETERS}
         for key, value in getattr(self.mapping, "REQUIRED", {}).items():
             if self.params[key] != value:
-                raise SettingsError(f"{key} = {self.params[key]!r}: {self.name} is corrected with {key} = {value!r} "
-                                    f"only. Train it so, or retrain on the retained interactions.")
+                raise SettingsError(
+                    f"{key} = {self.params[key]!r}: {self.name} is corrected with {key} = {value!r} "
+                    f"only. Train it so, or retrain on the retained interactions."
+                )
         self.user_ids = Ids("user", model.n_users, dataset, model.USER_ID)
         self.item_ids = Ids("item", model.n_items, dataset, model.ITEM_ID)
         self.checkpoint, self.new_tokens = None, {}
@@ -149,8 +151,9 @@ class IMCorrect:
         and ADMMSLIM stop, float32 (``dtype="float64"``).
         """
         started, dtype = perf_counter(), np.dtype(dtype or self.B.dtype)
-        return self._recorded("refit", self.X, ((), (), ()), 0, ((), ()), started,
-                              lambda X: self._fitted(X, dtype, "refit"))
+        return self._recorded(
+            "refit", self.X, ((), (), ()), 0, ((), ()), started, lambda X: self._fitted(X, dtype, "refit")
+        )
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -158,8 +161,10 @@ class IMCorrect:
         users, new_users = self.user_ids.resolve(user_ids, grow)
         items, new_items = self.item_ids.resolve(item_ids, grow)
         if len(users) != len(items):
-            raise SettingsError(f"{len(users)} users and {len(items)} items: pairs need as many of one as the other. "
-                                f"To forget all of a user or an item, use forget_users or forget_items.")
+            raise SettingsError(
+                f"{len(users)} users and {len(items)} items: pairs need as many of one as the other. "
+                f"To forget all of a user or an item, use forget_users or forget_items."
+            )
         return users, items, new_users, new_items
 
     @staticmethod
@@ -172,8 +177,10 @@ class IMCorrect:
     def _forget_all(self, X, rows, ids, strict, started):
         lengths = np.diff(X.indptr)[rows]
         if strict and not lengths.all():
-            raise SettingsError(f"{ids.kind} = {rows[lengths == 0][0]} (internal id): there is no interaction to "
-                                f"forget. Leave it out, or use strict=False to skip it.")
+            raise SettingsError(
+                f"{ids.kind} = {rows[lengths == 0][0]} (internal id): there is no interaction to "
+                f"forget. Leave it out, or use strict=False to skip it."
+            )
         others = X[rows].indices
         owners = np.repeat(rows, lengths)
         users, items = (owners, others) if ids is self.user_ids else (others, owners)
@@ -193,14 +200,30 @@ class IMCorrect:
         """Correct the model for ``sign``·pairs added to X [already grown]."""
         users, items, values = pairs
         if not len(users):
-            return self._recorded(request, X, pairs, skipped, ((), ()), started,
-                                  lambda X: Correction(self.B, "nothing to correct"), set_result=False)
+            return self._recorded(
+                request,
+                X,
+                pairs,
+                skipped,
+                ((), ()),
+                started,
+                lambda X: Correction(self.B, "nothing to correct"),
+                set_result=False,
+            )
         change = sp.csr_matrix(((sign * values).astype(X.dtype), (users, items)), shape=X.shape)
         after = (X + change).tocsr()
         after.eliminate_zeros()
         after.has_canonical_format = True
-        return self._recorded(request, after, pairs, skipped, new, started, lambda after: self._correct(X, after, new),
-                              set_result=self.mode != "none")
+        return self._recorded(
+            request,
+            after,
+            pairs,
+            skipped,
+            new,
+            started,
+            lambda after: self._correct(X, after, new),
+            set_result=self.mode != "none",
+        )
 
     def _fitted(self, X, dtype, method):
         return Correction(self.mapping.fit(X, self.params, dtype), method, cache={"own": True})
@@ -224,7 +247,8 @@ class IMCorrect:
         except MappingMismatch as error:
             raise SettingsError(
                 f"{self.name}: {self.mapping.MATRIX} does not belong to interaction_matrix: {error}. Give the dataset "
-                f"and the parameters that the model was trained with, or refit() first.") from error
+                f"and the parameters that the model was trained with, or refit() first."
+            ) from error
 
     def _recorded(self, request, after, pairs, skipped, new, started, correct, set_result=True):
         """Run a correction, set its result in the model, and write its receipt."""
@@ -241,11 +265,26 @@ class IMCorrect:
         after_hash = fingerprint(self.X, self.B) if self.hashes else None
         users, items, values = (np.asarray(part).tolist() for part in pairs)
         return Receipt(
-            request=request, model=self.name, mode=self.mode, users=users, items=items, values=values, skipped=skipped,
-            new_users=len(new[0]), new_items=len(new[1]), method=correction.method, estimates=correction.estimates,
-            residual=correction.residual, tolerance=correction.tolerance, notes=correction.notes, seconds=seconds,
-            hash_seconds=hashing + perf_counter() - again, peak_bytes=memory.bytes, hash_before=before_hash,
-            hash_after=after_hash)
+            request=request,
+            model=self.name,
+            mode=self.mode,
+            users=users,
+            items=items,
+            values=values,
+            skipped=skipped,
+            new_users=len(new[0]),
+            new_items=len(new[1]),
+            method=correction.method,
+            estimates=correction.estimates,
+            residual=correction.residual,
+            tolerance=correction.tolerance,
+            notes=correction.notes,
+            seconds=seconds,
+            hash_seconds=hashing + perf_counter() - again,
+            peak_bytes=memory.bytes,
+            hash_before=before_hash,
+            hash_after=after_hash,
+        )
 
     def _commit(self, X, correction, derived, new):
         """The only place that changes the model's attributes: plain assignments, nothing that can fail."""
@@ -267,8 +306,10 @@ class IMCorrect:
 def _check(good, users, items, problem, strict):
     if strict and not good.all():
         user, item = users[~good][0], items[~good][0]
-        raise SettingsError(f"{(~good).sum()} of {len(good)} pairs {problem}, the first: user {user}, item {item} "
-                            f"(internal ids). Leave them out, or use strict=False to skip them.")
+        raise SettingsError(
+            f"{(~good).sum()} of {len(good)} pairs {problem}, the first: user {user}, item {item} "
+            f"(internal ids). Leave them out, or use strict=False to skip them."
+        )
 
 
 def _resized(X, new_users, new_items):

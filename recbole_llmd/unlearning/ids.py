@@ -45,14 +45,18 @@ class Ids:
             return self._of_tokens(given, grow)
         for value in given:
             if not isinstance(value, Integral) or isinstance(value, bool):
-                raise SettingsError(f"{self.kind} = {value!r}: give internal ids (whole numbers) or RecBole's tokens "
-                                    f"(strings), all of one sort.")
+                raise SettingsError(
+                    f"{self.kind} = {value!r}: give internal ids (whole numbers) or RecBole's tokens "
+                    f"(strings), all of one sort."
+                )
         return self._of_numbers(given, grow)
 
     def _of_tokens(self, tokens, grow):
         if self.dataset is None and tokens:
-            raise SettingsError(f"{self.kind} = {tokens[0]!r}: a token needs the dataset to be looked up. Build the "
-                                f"engine with IMCorrect(model, dataset), or give internal ids.")
+            raise SettingsError(
+                f"{self.kind} = {tokens[0]!r}: a token needs the dataset to be looked up. Build the "
+                f"engine with IMCorrect(model, dataset), or give internal ids."
+            )
         known = self.dataset.field2token_id[self.field] if tokens else {}
         fresh = {}
         for token in tokens:
@@ -71,8 +75,10 @@ class Ids:
         ids = np.array(numbers, np.int64)
         new = np.unique(ids[ids >= self.count])
         if not np.array_equal(new, self.count + np.arange(len(new))):
-            raise SettingsError(f"{self.kind} = {int(new[-1])}: new {self.kind}s take the next free internal ids, from "
-                                f"{self.count} on without a gap; here they are {new[:10].tolist()}.")
+            raise SettingsError(
+                f"{self.kind} = {int(new[-1])}: new {self.kind}s take the next free internal ids, from "
+                f"{self.count} on without a gap; here they are {new[:10].tolist()}."
+            )
         return ids, [str(i) for i in new] if self.dataset is None else self._free_tokens(new)
 
     def _free_tokens(self, new):
@@ -80,15 +86,22 @@ class Ids:
         known = self.dataset.field2token_id[self.field]
         for number in new:
             if str(number) in known:
-                raise SettingsError(f"{self.kind} = {number}: a new internal id needs a token, and {str(number)!r} is "
-                                    f"another {self.kind}'s. Give the new {self.kind} by its token.")
+                raise SettingsError(
+                    f"{self.kind} = {number}: a new internal id needs a token, and {str(number)!r} is "
+                    f"another {self.kind}'s. Give the new {self.kind} by its token."
+                )
         return [str(number) for number in new]
 
     def _unknown(self, value):
-        rule = f"a token of the dataset's field {self.field!r}" if isinstance(value, str) else \
-            f"an internal id from 1 to {self.count - 1} (0 is RecBole's padding)"
-        return SettingsError(f"{self.kind} = {value!r}: the model does not know it; expected {rule}. To add a new "
-                             f"{self.kind}, use learn(..., grow=True).")
+        rule = (
+            f"a token of the dataset's field {self.field!r}"
+            if isinstance(value, str)
+            else f"an internal id from 1 to {self.count - 1} (0 is RecBole's padding)"
+        )
+        return SettingsError(
+            f"{self.kind} = {value!r}: the model does not know it; expected {rule}. To add a new "
+            f"{self.kind}, use learn(..., grow=True)."
+        )
 
     def add(self, tokens):
         """Let the model and its dataset know ``tokens`` as the next ids; changes nothing if there are none."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from recbole.quick_start import load_data_and_model, objective_function, run_recbole
+from recbole.quick_start import quick_start as recbole_quick_start
 from recbole.utils import get_model, get_trainer
 
 import recbole_llmd
@@ -27,6 +28,9 @@ def test_one_class_object_however_it_is_found():
 
     assert get_model("LLMD4Rec") is recbole_llmd.LLMD4Rec is LLMD4Rec is llmd4rec.LLMD4Rec
     assert get_model("LLMRec") is recbole_llmd.LLMRec
+    # --nproc: a spawned process that is given this function imports this package
+    assert recbole_quick_start.run_recboles is quick_start.run_recboles
+    assert quick_start.run_recboles.__module__ == "recbole_llmd.quick_start"
     assert get_trainer(None, "LLMD4Rec") is LLMD4RecTrainer
 
 

@@ -10,10 +10,11 @@ import torch
 from recbole.quick_start import run_recbole
 from recbole.utils import get_trainer
 
-from recbole_llmd.data.windows import WindowLoader, add_row_numbers, build_windows, positions_of
+from recbole_llmd.data.windows import WindowLoader, add_row_numbers, build_windows
 from recbole_llmd.distill.scorers import LLMScorer
 from recbole_llmd.llm import encode
 from recbole_llmd.settings import SettingsError
+from tests.contract import compare_with_prefixes
 
 
 @pytest.fixture
@@ -34,18 +35,9 @@ def test_positions_equal_prefixes(build, settings, any_llm, mode):
     scorer = LLMScorer(model.eval())
     for parameter in model.head_state().values():
         parameter.add_(0.1 * torch.randn_like(parameter))
-    seen = 0
     with torch.no_grad():
-        for batch in list(WindowLoader(build_windows(train.dataset), config, 40))[:4]:
-            positions, _, _ = positions_of(batch)
-            together = scorer.logits(batch)
-            for k, (window, last) in enumerate(positions.nonzero().tolist()):
-                prefix = torch.zeros(1, config["MAX_ITEM_LIST_LENGTH"], dtype=torch.long)
-                prefix[0, : last + 1] = batch["item_id_list"][window, : last + 1]
-                alone = model.full_sort_predict({"item_id_list": prefix, "item_length": torch.tensor([last + 1])})
-                torch.testing.assert_close(together[k], alone[0], rtol=1e-4, atol=1e-5)
-                seen += 1
-    assert seen > 50
+        batches = list(WindowLoader(build_windows(train.dataset), config, 40))[:4]
+        assert sum(compare_with_prefixes(scorer, config, batch) for batch in batches) > 50
 
 
 def test_scores_follow_the_documented_formula(build, settings):
@@ -104,8 +96,23 @@ def test_rows_are_scored_alike_in_any_company(build, settings, monkeypatch):
         monkeypatch.setattr(llmrec, "ROWS_TOGETHER", 7)
         torch.testing.assert_close(model.full_sort_predict(rows), together, rtol=1e-4, atol=1e-6)
         for i in (0, 17, 99):
-            torch.testing.assert_close(model.full_sort_predict(train.dataset[torch.tensor([i])])[0], together[i],
-                                       rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(
+                model.full_sort_predict(train.dataset[torch.tensor([i])])[0], together[i], rtol=1e-4, atol=1e-6
+            )
+
+
+def test_sampled_evaluation_reads_each_history_once(build, settings):
+    """Against the full-sort scores of the same candidates, with as many rows through the backbone as histories."""
+    mode = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "uni20"}
+    _, (_, valid, _), model = build(settings, eval_args=mode)
+    batch = next(iter(valid))[0]
+    read = []
+    model.backbone.register_forward_pre_hook(lambda *args: read.append(len(args[2]["inputs_embeds"])), with_kwargs=True)
+    with torch.no_grad():
+        scores = model.eval().predict(batch)
+        assert sum(read) == len({tuple(row) for row in batch["item_id_list"].tolist()}) < len(batch) / 15
+        full = model.full_sort_predict(batch)
+    torch.testing.assert_close(scores, full[torch.arange(len(batch)), batch["item_id"]], rtol=1e-4, atol=1e-6)
 
 
 def test_only_adapters_and_head_are_trained_and_saved(build, settings):

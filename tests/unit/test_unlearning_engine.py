@@ -15,6 +15,7 @@ from recbole_llmd.unlearning import IMCorrect, fingerprint
 from recbole_llmd.unlearning.mapping import ease, itemknn
 from tests.unlearning import MODELS, dense
 
+
 def engine_of(trained, name, **settings):
     config, loaders, model = trained(name)
     return IMCorrect(model, loaders[0].dataset, **settings)
@@ -141,8 +142,13 @@ def test_ids_and_tokens_name_the_same(trained):
     users = np.array([3, 8])
     items = X[users].toarray().argmax(axis=1)
     tokens = [dataset.id2token(dataset.uid_field, users), dataset.id2token(dataset.iid_field, items)]
-    requests = [(users, items), (users.tolist(), items.tolist()), (torch.tensor(users), torch.tensor(items)),
-                tokens, [list(map(str, part)) for part in tokens]]
+    requests = [
+        (users, items),
+        (users.tolist(), items.tolist()),
+        (torch.tensor(users), torch.tensor(items)),
+        tokens,
+        [list(map(str, part)) for part in tokens],
+    ]
     receipts = [engine.forget(*request) for engine, request in zip(engines, requests)]
     assert len({receipt.hash_after for receipt in receipts}) == 1
     assert sorted(zip(receipts[0].users, receipts[0].items)) == sorted(zip(users.tolist(), items.tolist()))
@@ -198,23 +204,26 @@ def test_forgetting_everything(trained, name):
     assert np.allclose(dense(engine.B), dense(other.B), atol=1e-5)
 
 
-@pytest.mark.parametrize("request_, message", [
-    (lambda e: e.forget(["nobody"], ["i1"]), "user = 'nobody': the model does not know it.*'user_id'.*grow=True"),
-    (lambda e: e.forget(["u1"], ["nothing"]), "item = 'nothing'"),
-    (lambda e: e.forget_users([0]), "user = 0: .*from 1 to .*padding"),
-    (lambda e: e.forget_users(["[PAD]"]), "padding"),
-    (lambda e: e.forget_users([-1]), "user = -1"),
-    (lambda e: e.forget_users([10**30]), "user = 1000"),
-    (lambda e: e.forget_items([5000]), "item = 5000"),
-    (lambda e: e.learn([5000], [1]), "user = 5000"),
-    (lambda e: e.learn([5000], [1], grow=True), "without a gap"),
-    (lambda e: e.forget_users([1.0]), "user = 1.0: .*whole numbers.*strings"),
-    (lambda e: e.forget_users([True]), "user = True"),
-    (lambda e: e.forget_users(["u1", 1]), "all of one sort"),
-    (lambda e: e.forget([1, 2], [1]), "2 users and 1 items"),
-    (lambda e: e.learn([1], [1], [0.5]), "whole numbers above 0"),
-    (lambda e: e.learn([1], [1], [1, 1]), "expected 1 whole numbers"),
-])
+@pytest.mark.parametrize(
+    "request_, message",
+    [
+        (lambda e: e.forget(["nobody"], ["i1"]), "user = 'nobody': the model does not know it.*'user_id'.*grow=True"),
+        (lambda e: e.forget(["u1"], ["nothing"]), "item = 'nothing'"),
+        (lambda e: e.forget_users([0]), "user = 0: .*from 1 to .*padding"),
+        (lambda e: e.forget_users(["[PAD]"]), "padding"),
+        (lambda e: e.forget_users([-1]), "user = -1"),
+        (lambda e: e.forget_users([10**30]), "user = 1000"),
+        (lambda e: e.forget_items([5000]), "item = 5000"),
+        (lambda e: e.learn([5000], [1]), "user = 5000"),
+        (lambda e: e.learn([5000], [1], grow=True), "without a gap"),
+        (lambda e: e.forget_users([1.0]), "user = 1.0: .*whole numbers.*strings"),
+        (lambda e: e.forget_users([True]), "user = True"),
+        (lambda e: e.forget_users(["u1", 1]), "all of one sort"),
+        (lambda e: e.forget([1, 2], [1]), "2 users and 1 items"),
+        (lambda e: e.learn([1], [1], [0.5]), "whole numbers above 0"),
+        (lambda e: e.learn([1], [1], [1, 1]), "expected 1 whole numbers"),
+    ],
+)
 def test_wrong_requests_are_refused_and_change_nothing(trained, request_, message):
     engine = engine_of(trained, "EASE")
     before = snapshot(engine)
@@ -246,8 +255,12 @@ def test_a_failed_correction_leaves_the_model_as_it_was(trained, name, monkeypat
     def fail(*arguments, **keywords):
         raise MemoryError
 
-    target = {"EASE": "ease._residual", "ItemKNN": "itemknn._replace_rows", "SLIMElastic": "quadratic._descend",
-              "ADMMSLIM": "quadratic._descend"}[name]
+    target = {
+        "EASE": "ease._residual",
+        "ItemKNN": "itemknn._replace_rows",
+        "SLIMElastic": "quadratic._descend",
+        "ADMMSLIM": "quadratic._descend",
+    }[name]
     with monkeypatch.context() as patch:
         patch.setattr(f"recbole_llmd.unlearning.mapping.{target}", fail)
         for call in (lambda: engine.forget_users([3]), lambda: engine.learn(["new"], ["i1"], grow=True)):
@@ -269,7 +282,7 @@ def test_a_thousand_sequential_requests_do_not_drift(trained, dtype, allowed):
     engine = engine_of(trained, "EASE", hashes=False)
     engine.refit(dtype)
     rng, gone = np.random.default_rng(0), []
-    for number in range(1000):
+    for _ in range(1000):
         if gone and rng.random() < 0.5:
             engine.learn(*gone.pop())
         else:
@@ -299,8 +312,12 @@ class EASE(ItemKNN):
 
 
 @pytest.mark.parametrize("model_class", [EASE, ItemKNN])
-@given(st.integers(0, 10**6), st.lists(st.tuples(st.sampled_from(["pairs", "users", "items", "learn", "grow"]),
-                                                 st.integers(0, 10**6)), max_size=8))
+@given(
+    st.integers(0, 10**6),
+    st.lists(
+        st.tuples(st.sampled_from(["pairs", "users", "items", "learn", "grow"]), st.integers(0, 10**6)), max_size=8
+    ),
+)
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_any_sequence_of_requests_ends_where_a_fit_from_scratch_does(model_class, seed, requests):
     rng = np.random.default_rng(seed)
@@ -363,5 +380,15 @@ def test_a_fingerprint_sees_a_single_changed_value():
     assert fingerprint(X, B) == fingerprint(X.tolil(), B.copy())
     other = B.copy()
     other[2, 0] = 1e-7
-    assert len({fingerprint(X, B), fingerprint(X, other), fingerprint(X * 2, B), fingerprint(X, B.astype(float)),
-                fingerprint(X, sp.csc_matrix(B))}) == 5
+    assert (
+        len(
+            {
+                fingerprint(X, B),
+                fingerprint(X, other),
+                fingerprint(X * 2, B),
+                fingerprint(X, B.astype(float)),
+                fingerprint(X, sp.csc_matrix(B)),
+            }
+        )
+        == 5
+    )

@@ -20,8 +20,12 @@ KNN = {"k": 4, "shrink": 0.0, "knn_method": "item"}
 SLIM = {"alpha": 0.02, "l1_ratio": 0.3, "positive_only": True, "hide_item": True}
 ADMM = {"lambda1": 0.7, "lambda2": 5.0, "alpha": 0.5, "positive_only": True, "center_columns": False}
 FITTED = [
-    (ease, EASE), (slim, SLIM), (slim, {**SLIM, "positive_only": False}), (slim, {**SLIM, "hide_item": False}),
-    (admm, ADMM), (admm, {**ADMM, "positive_only": False, "center_columns": True}),
+    (ease, EASE),
+    (slim, SLIM),
+    (slim, {**SLIM, "positive_only": False}),
+    (slim, {**SLIM, "hide_item": False}),
+    (admm, ADMM),
+    (admm, {**ADMM, "positive_only": False, "center_columns": True}),
 ]
 
 
@@ -71,8 +75,11 @@ def knn_by_hand(X, k, shrink):
     n, norms = X.shape[1], np.sqrt((X * X).sum(axis=0))
     w = np.zeros((n, n), np.float32)
     for j in range(n):
-        similar = [(float(X[:, i] @ X[:, j] * (1 / (norms[i] * norms[j] + shrink + 1e-6))), i)
-                   for i in range(n) if i != j and X[:, i] @ X[:, j] > 0]
+        similar = [
+            (float(X[:, i] @ X[:, j] * (1 / (norms[i] * norms[j] + shrink + 1e-6))), i)
+            for i in range(n)
+            if i != j and X[:, i] @ X[:, j] > 0
+        ]
         for value, i in sorted(similar, key=lambda pair: (-pair[0], pair[1]))[:k]:
             w[i, j] = value
     return w
@@ -81,8 +88,14 @@ def knn_by_hand(X, k, shrink):
 def slim_by_sklearn(X, params):
     """scikit-learn's ElasticNet as RecBole calls it, but run to the end."""
     B = np.zeros((X.shape[1],) * 2)
-    model = ElasticNet(alpha=params["alpha"], l1_ratio=params["l1_ratio"], positive=params["positive_only"],
-                       fit_intercept=False, max_iter=100000, tol=1e-15)
+    model = ElasticNet(
+        alpha=params["alpha"],
+        l1_ratio=params["l1_ratio"],
+        positive=params["positive_only"],
+        fit_intercept=False,
+        max_iter=100000,
+        tol=1e-15,
+    )
     for j in range(X.shape[1]):
         others = X.copy()
         if params["hide_item"]:
@@ -100,8 +113,13 @@ def admm_by_sklearn(X, params):
     X = X - means if params["center_columns"] else X
     rows = np.vstack([X, np.diag(np.sqrt(ridge))])
     B = np.zeros((X.shape[1],) * 2)
-    model = Lasso(alpha=params["lambda1"] / len(rows), positive=params["positive_only"], fit_intercept=False,
-                  max_iter=100000, tol=1e-15)
+    model = Lasso(
+        alpha=params["lambda1"] / len(rows),
+        positive=params["positive_only"],
+        fit_intercept=False,
+        max_iter=100000,
+        tol=1e-15,
+    )
     for j in range(X.shape[1]):
         others = rows.copy()
         others[:, j] = 0
@@ -245,8 +263,11 @@ def test_ease_takes_little_memory():
     cost.rates("float32")
     for fresh, allowed in ((False, 0.4), (True, 1.2)):
         tracemalloc.start()
-        result = ease._refit(change.X, {"reg_weight": 50.0}, B.dtype, 1e-4, {}) if fresh else \
-            ease.correct(State(X, B, {"reg_weight": 50.0}), change, 1e-4)
+        result = (
+            ease._refit(change.X, {"reg_weight": 50.0}, B.dtype, 1e-4, {})
+            if fresh
+            else ease.correct(State(X, B, {"reg_weight": 50.0}), change, 1e-4)
+        )
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert result.method == ("refit" if fresh else "low-rank update")

@@ -55,9 +55,16 @@ def test_a_corrected_model_is_recboles_refit_on_the_retained_interactions(traine
 
 @pytest.mark.parametrize("name", ["EASE", "ItemKNN"])
 def test_one_user_of_ml_100k(build, name):
-    config, (train, _, _), model = build({
-        "model": name, "dataset": "ml-100k", "state": "WARNING", "show_progress": False,
-        "user_inter_num_interval": "[60,inf)", "item_inter_num_interval": "[40,inf)"})
+    config, (train, _, _), model = build(
+        {
+            "model": name,
+            "dataset": "ml-100k",
+            "state": "WARNING",
+            "show_progress": False,
+            "user_inter_num_interval": "[60,inf)",
+            "item_inter_num_interval": "[40,inf)",
+        }
+    )
     engine = IMCorrect(model, train.dataset)
     receipt = engine.forget_users(7)
     reference = get_model(name)(config, retained(train.dataset, receipt.users, receipt.items))
@@ -138,8 +145,10 @@ def test_a_checkpoint_is_read_without_training(trained, name, monkeypatch):
     sizes = []
     for module, function in (("numpy.linalg", "inv"), ("numpy", "argsort"), ("scipy.sparse", "vstack")):
         original = getattr(__import__(module, fromlist=["x"]), function)
-        monkeypatch.setattr(f"{module}.{function}",
-                            lambda a, *rest, _f=original, **more: (sizes.append(len(a)), _f(a, *rest, **more))[1])
+        monkeypatch.setattr(
+            f"{module}.{function}",
+            lambda a, *rest, _f=original, **more: (sizes.append(len(a)), _f(a, *rest, **more))[1],
+        )
     IMCorrect.from_checkpoint(trainer.saved_model_file)
     if name in ("EASE", "SLIMElastic"):
         assert 1 in sizes and model.n_items not in sizes

@@ -26,6 +26,9 @@ def mapping_of(name):
         SettingsError: if there is none.
     """
     if name not in MODELS:
-        raise SettingsError(f"model = {name!r}: unlearning corrects mapping models (scores = X·B): one of "
-                            + ", ".join(map(repr, MODELS)) + ". Retrain any other model on the retained interactions.")
+        raise SettingsError(
+            f"model = {name!r}: unlearning corrects mapping models (scores = X·B): one of "
+            + ", ".join(map(repr, MODELS))
+            + ". Retrain any other model on the retained interactions."
+        )
     return importlib.import_module(f"{__name__}.{MODELS[name]}")

@@ -33,8 +33,12 @@ def correct(state, change, tolerance):
         Unsolved: if a column does not reach the tolerance.
     """
     C, resolved, violation = solve(_problem(change.X, state.params), state.B, tolerance)
-    return Correction(C.astype(state.B.dtype).toarray(), f"warm start: {resolved} of {C.shape[1]} columns re-solved",
-                      residual=violation, tolerance=tolerance)
+    return Correction(
+        C.astype(state.B.dtype).toarray(),
+        f"warm start: {resolved} of {C.shape[1]} columns re-solved",
+        residual=violation,
+        tolerance=tolerance,
+    )
 
 
 def derived(X, B):
@@ -45,6 +49,11 @@ def derived(X, B):
 def _problem(X, params):
     X = X.astype(np.float64)
     means = np.asarray(X.mean(axis=0)).ravel()
-    return Problem(X=X, ridge=params["lambda2"] * np.power(means, params["alpha"]), l1=params["lambda1"],
-                   positive=bool(params["positive_only"]), hollow=True,
-                   means=means if params["center_columns"] else None)
+    return Problem(
+        X=X,
+        ridge=params["lambda2"] * np.power(means, params["alpha"]),
+        l1=params["lambda1"],
+        positive=bool(params["positive_only"]),
+        hollow=True,
+        means=means if params["center_columns"] else None,
+    )

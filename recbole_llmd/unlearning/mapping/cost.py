@@ -51,8 +51,13 @@ def rates(dtype):
     sparse = min(_seconds(S.dot, A) for _ in range(3))
     inverse = min(_seconds(cholesky_inverse, A @ A.T + n * np.eye(n, dtype=dtype)) for _ in range(3))
     passing = min(_seconds(np.add, wide, 1, wide) for _ in range(3))
-    return {"product": 2 * 64 * n**2 / product, "sparse": 2 * n * S.nnz / sparse, "inverse": n**3 / inverse,
-            "solve": _solve_operations(n, 256) / solve, "bytes": 2 * wide.nbytes / passing}
+    return {
+        "product": 2 * 64 * n**2 / product,
+        "sparse": 2 * n * S.nnz / sparse,
+        "inverse": n**3 / inverse,
+        "solve": _solve_operations(n, 256) / solve,
+        "bytes": 2 * wide.nbytes / passing,
+    }
 
 
 def _solve_operations(n, rank):
@@ -66,8 +71,12 @@ def low_rank_seconds(n, rank, entries, dtype):
     n²·rank, and the passes that write it, scale the matrix, add, store and probe.
     """
     rate = rates(str(np.dtype(dtype)))
-    return (2 * n * entries / rate["sparse"] + _solve_operations(n, rank) / rate["solve"]
-            + 2 * n * n * rank / rate["product"] + 10 * n * n * np.dtype(dtype).itemsize / rate["bytes"])
+    return (
+        2 * n * entries / rate["sparse"]
+        + _solve_operations(n, rank) / rate["solve"]
+        + 2 * n * n * rank / rate["product"]
+        + 10 * n * n * np.dtype(dtype).itemsize / rate["bytes"]
+    )
 
 
 def refit_seconds(n, dtype):

@@ -53,8 +53,10 @@ def correct(state, change, tolerance):
     diagonal = _diagonal(state.X, B, weight, state.cache, tolerance)
     factors, signature = low_rank(change, state.X)
     rank = len(signature)
-    estimates = {"low-rank update": low_rank_seconds(len(B), rank, factors.nnz, B.dtype),
-                 "refit": refit_seconds(len(B), B.dtype)}
+    estimates = {
+        "low-rank update": low_rank_seconds(len(B), rank, factors.nnz, B.dtype),
+        "refit": refit_seconds(len(B), B.dtype),
+    }
     if estimates["refit"] < estimates["low-rank update"] or rank >= len(B):
         return _refit(change.X, state.params, B.dtype, tolerance, estimates)
     image, solved, after = _woodbury(B, diagonal, factors, signature)
@@ -67,10 +69,17 @@ def correct(state, change, tolerance):
     try:
         residual = _residual(change.X, weight, answer, probes)
         if residual <= tolerance:
-            return Correction(state.B, "low-rank update", {**estimates, "rank": rank}, residual, tolerance,
-                              {"diagonal": after})
-        return _refit(change.X, state.params, B.dtype, tolerance, estimates,
-                      f"residual {residual:.1e} of the update above {tolerance:.0e}")
+            return Correction(
+                state.B, "low-rank update", {**estimates, "rank": rank}, residual, tolerance, {"diagonal": after}
+            )
+        return _refit(
+            change.X,
+            state.params,
+            B.dtype,
+            tolerance,
+            estimates,
+            f"residual {residual:.1e} of the update above {tolerance:.0e}",
+        )
     except BaseException:
         _undo(B, image, solved, scale, len(B))
         raise
@@ -87,8 +96,10 @@ def low_rank(change, X):
     lost, gained = before[np.diff(before.indptr) > 0], after[np.diff(after.indptr) > 0]
     by_users, by_items = lost.shape[0] + gained.shape[0], 2 * len(change.items)
     if by_users <= by_items:
-        return (sp.vstack([lost, gained]).tocsr() if by_users else sp.csr_matrix((0, X.shape[1])),
-                np.diag(np.repeat([-1.0, 1.0], [lost.shape[0], gained.shape[0]])))
+        return (
+            sp.vstack([lost, gained]).tocsr() if by_users else sp.csr_matrix((0, X.shape[1])),
+            np.diag(np.repeat([-1.0, 1.0], [lost.shape[0], gained.shape[0]])),
+        )
     t = len(change.items)
     units = sp.csr_matrix((np.ones(t), (np.arange(t), change.items)), shape=(t, X.shape[1]))
     mixed = change.delta[:, change.items].T.astype(np.float64) @ ((before + after) * 0.5)
@@ -117,8 +128,9 @@ def _diagonal(X, B, weight, cache, tolerance):
     answer = diagonal[:, None] * probes - B @ (diagonal[:, None] * probes).astype(B.dtype)
     residual = _residual(X, weight, answer, probes)
     if not residual <= tolerance:
-        raise MappingMismatch(f"residual |G·P·e - e| / |e| = {residual:.1e} above {tolerance:.0e} "
-                              f"at reg_weight = {weight}")
+        raise MappingMismatch(
+            f"residual |G·P·e - e| / |e| = {residual:.1e} above {tolerance:.0e} at reg_weight = {weight}"
+        )
     return diagonal
 
 
@@ -159,7 +171,7 @@ def _update(B, image, solved, scale, after, probes):
     buffers = np.empty((2, blocks[0][1], len(B)), B.dtype)
     try:
         for start, stop in blocks:
-            block, scaled = buffers[:, :stop - start]
+            block, scaled = buffers[:, : stop - start]
             np.matmul(image[:, start:stop].T, solved, out=block)
             block += np.multiply(B[start:stop], scale, out=scaled)
             block[np.arange(stop - start), np.arange(start, stop)] = 0
@@ -198,7 +210,16 @@ def _refit(X, params, dtype, tolerance, estimates, reason=None):
     weighted = diagonal[:, None] * probes
     residual = _residual(X, params["reg_weight"], weighted - B @ weighted.astype(B.dtype), probes)
     if not residual <= tolerance:
-        raise Unsolved(f"residual {residual:.1e} of a fit in {B.dtype} above {tolerance:.0e}; a larger reg_weight "
-                       f"or float64 is needed")
-    return Correction(B, "refit", estimates, residual, tolerance, {"diagonal": diagonal},
-                      (f"fitted anew: {reason}",) if reason else ())
+        raise Unsolved(
+            f"residual {residual:.1e} of a fit in {B.dtype} above {tolerance:.0e}; a larger reg_weight "
+            f"or float64 is needed"
+        )
+    return Correction(
+        B,
+        "refit",
+        estimates,
+        residual,
+        tolerance,
+        {"diagonal": diagonal},
+        (f"fitted anew: {reason}",) if reason else (),
+    )

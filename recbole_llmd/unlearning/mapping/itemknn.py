@@ -61,8 +61,10 @@ def fit(X, params, dtype=np.float32):
     work = transposed.dot(np.diff(X.indptr).astype(np.float64))  # operations per item of the product
     cuts = np.flatnonzero(np.diff(np.cumsum(work) // ENTRIES, prepend=-1))
     edges = np.append(np.unique(np.append(0, cuts)), X.shape[1])
-    blocks = [_top_k(_similarities(transposed, X, norms, np.arange(low, high), params), params["k"])
-              for low, high in zip(edges[:-1], edges[1:])]
+    blocks = [
+        _top_k(_similarities(transposed, X, norms, np.arange(low, high), params), params["k"])
+        for low, high in zip(edges[:-1], edges[1:])
+    ]
     return sp.vstack(blocks, format="csr").T
 
 
@@ -84,11 +86,15 @@ def correct(state, change, tolerance):
     rows = _similarities(transposed, X, norms, touched, state.params)
     columns, merged, complete = _merge(w.T.tocsr(), rows, touched, k)
     again = columns[~complete]
-    replaced = sp.vstack([_top_k(rows, k), merged[complete],
-                          _top_k(_similarities(transposed, X, norms, again, state.params), k)], format="csr")
+    replaced = sp.vstack(
+        [_top_k(rows, k), merged[complete], _top_k(_similarities(transposed, X, norms, again, state.params), k)],
+        format="csr",
+    )
     which = np.concatenate([touched, columns[complete], again])
-    method = (f"merge: {len(touched)} items, {complete.sum()} columns merged, {len(again)} columns recomputed, "
-              f"{n - len(which)} untouched")
+    method = (
+        f"merge: {len(touched)} items, {complete.sum()} columns merged, {len(again)} columns recomputed, "
+        f"{n - len(which)} untouched"
+    )
     return Correction(_replace_rows(w.T.tocsr(), which, replaced).T, method, cache={"own": True}, notes=notes)
 
 

@@ -115,8 +115,10 @@ def _solve_block(problem, C, columns, scale, tolerance):
         support = (C[:, todo] != 0) | _worst(V[:, todo], tolerance * scale[todo])
         for some in _alike(support.sum(axis=0)):
             _solve_support(problem, C, columns, todo[some], support[:, some], scale[todo[some]] * tolerance)
-    raise Unsolved(f"{len(todo)} columns violate their optimality conditions by up to {violation.max():.1e}·G_jj after "
-                   f"{ROUNDS} rounds (tolerance {tolerance:.0e})")
+    raise Unsolved(
+        f"{len(todo)} columns violate their optimality conditions by up to {violation.max():.1e}·G_jj after "
+        f"{ROUNDS} rounds (tolerance {tolerance:.0e})"
+    )
 
 
 def _alike(sizes):

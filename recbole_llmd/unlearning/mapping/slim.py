@@ -31,12 +31,20 @@ def correct(state, change, tolerance):
         Unsolved: if a column does not reach the tolerance.
     """
     C, resolved, violation = solve(_problem(change.X, state.params), state.B, tolerance)
-    return Correction(C.astype(state.B.dtype), f"warm start: {resolved} of {C.shape[1]} columns re-solved",
-                      residual=violation, tolerance=tolerance)
+    return Correction(
+        C.astype(state.B.dtype),
+        f"warm start: {resolved} of {C.shape[1]} columns re-solved",
+        residual=violation,
+        tolerance=tolerance,
+    )
 
 
 def _problem(X, params):
     total = X.shape[0] * params["alpha"]
-    return Problem(X=X.astype(np.float64), ridge=np.full(X.shape[1], total * (1 - params["l1_ratio"])),
-                   l1=total * params["l1_ratio"], positive=bool(params["positive_only"]),
-                   hollow=bool(params["hide_item"]))
+    return Problem(
+        X=X.astype(np.float64),
+        ridge=np.full(X.shape[1], total * (1 - params["l1_ratio"])),
+        l1=total * params["l1_ratio"],
+        positive=bool(params["positive_only"]),
+        hollow=bool(params["hide_item"]),
+    )

@@ -73,12 +73,12 @@ def gram_rows(X):
     transposed, n = X.T.tocsr(), X.shape[1]
     rows = max(1, n // 64)
     for start in range(0, n, rows):
-        yield start, transposed[start:start + rows] @ X
+        yield start, transposed[start : start + rows] @ X
 
 
 def gram(X, dtype):
     """XᵀX as a dense array [n_items, n_items]."""
     G = np.empty((X.shape[1],) * 2, dtype)
     for start, block in gram_rows(X):
-        G[start:start + block.shape[0]] = block.toarray()
+        G[start : start + block.shape[0]] = block.toarray()
     return G

@@ -1,0 +1,84 @@
+"""Forgetting what a file in RecBole's atomic format names: the command ``recbole-llmd unlearn``."""
+
+import csv
+import os
+
+import pandas as pd
+
+from recbole_llmd.files import whole
+from recbole_llmd.settings import SettingsError
+from recbole_llmd.unlearning.engine import IMCorrect
+
+
+def read_forget_file(path, config):
+    """The users, and the items or None, that a forget file names.
+
+    Args:
+        path: an atomic file with the columns of ``USER_ID_FIELD`` and ``ITEM_ID_FIELD`` (``user_id:token``,
+            ``item_id:token``), or of the users alone, who are then forgotten whole. Other columns are ignored.
+        config: the model's Config, for the names of the fields and the separator.
+
+    Returns:
+        tuple: tokens of the users ``[n]``, and of the items ``[n]`` or None.
+
+    Raises:
+        SettingsError: if there is no such file, or it has no column of users, or a token is missing.
+    """
+    if not os.path.isfile(path):
+        raise SettingsError(f"forget-file = {str(path)!r}: there is no such file.")
+    frame = pd.read_csv(
+        path,
+        sep=config["field_separator"],
+        dtype=str,
+        encoding=config["encoding"],
+        engine="python",
+        quoting=csv.QUOTE_NONE,
+        keep_default_na=False,
+    )
+    frame.columns = [column.split(":")[0] for column in frame.columns]
+    user, item = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
+    if user not in frame.columns:
+        raise SettingsError(
+            f"forget-file = {str(path)!r}: has the columns {', '.join(frame.columns)}; an atomic file with "
+            f"the header {user}:token, or {user}:token and {item}:token, is needed."
+        )
+    columns = [column for column in (user, item) if column in frame.columns]
+    frame = frame[columns].fillna("")
+    if (frame == "").any(axis=None):
+        line = int((frame == "").any(axis=1).to_numpy().argmax()) + 2
+        raise SettingsError(
+            f"forget-file = {str(path)!r}: line {line} lacks a value. Each line names a user"
+            + (" and an item." if item in columns else ".")
+        )
+    return frame[user].tolist(), frame[item].tolist() if item in columns else None
+
+
+def unlearn(checkpoint, forget_file, out, strict=True):
+    """Correct the model of a checkpoint, and write it and its receipt.
+
+    Args:
+        checkpoint: a checkpoint of EASE, ItemKNN, SLIMElastic or ADMMSLIM that RecBole wrote.
+        forget_file: see :func:`read_forget_file`.
+        out: the corrected checkpoint, which RecBole loads; the receipt goes to ``<out>.receipt.json``.
+        strict (bool): refuse interactions that are not in the model's training data, instead of skipping them.
+
+    Returns:
+        Receipt: what was done.
+
+    Raises:
+        SettingsError: if something given is wrong; nothing is written then.
+    """
+    engine = IMCorrect.from_checkpoint(checkpoint)
+    users, items = read_forget_file(forget_file, engine.config)
+    if items is None:
+        receipt = engine.forget_users(users, strict=strict)
+    else:
+        receipt = engine.forget(users, items, strict=strict)
+    engine.save(out)
+    with whole(f"{out}.receipt.json") as temporary:
+        temporary.write_text(receipt.json() + "\n")
+    print(
+        f"{receipt.model} forgot {len(receipt.users)} interactions ({receipt.skipped} skipped) by {receipt.method} in "
+        f"{receipt.seconds:.3f} s; written to {out}"
+    )
+    return receipt

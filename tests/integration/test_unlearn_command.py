@@ -1,0 +1,104 @@
+"""``recbole-llmd unlearn``: a saved model forgets what a file names, and then is RecBole's own refit."""
+
+import json
+
+import pytest
+from recbole.quick_start import load_data_and_model
+from recbole.utils import get_model
+
+from recbole_llmd.cli import main
+from recbole_llmd.unlearning import IMCorrect
+from tests.unlearning import MODELS, evaluate, retained
+
+
+@pytest.fixture
+def saved(trained, workdir):
+    """``saved(name)`` trains RecBole's model through the command line; gives the checkpoint, Config, loaders, model."""
+
+    def _saved(name):
+        config, loaders, model = trained(name)
+        arguments = {
+            "model": name,
+            "dataset": "tiny",
+            "data_path": config["data_path"].rsplit("/", 1)[0],
+            "state": "ERROR",
+            "show_progress": False,
+            "metrics": ["Recall", "NDCG"],
+            "valid_metric": "NDCG@10",
+            "metric_decimal_place": 6,
+            **MODELS[name],
+        }
+        assert main([f"--{key}={value}" for key, value in arguments.items()]) == 0
+        return next((workdir / "saved").glob(f"{name}-*.pth")), config, loaders, model
+
+    return _saved
+
+
+def _tokens(dataset, users, items):
+    return [(dataset.id2token("user_id", user), dataset.id2token("item_id", item)) for user, item in zip(users, items)]
+
+
+@pytest.mark.parametrize("name", ["EASE", "ItemKNN"])
+@pytest.mark.parametrize("whole_users", [False, True])
+def test_the_corrected_file_gives_the_retrained_metrics(saved, workdir, name, whole_users):
+    path, config, (train, _, test), _ = saved(name)
+    dataset = train.dataset
+    if name == "ItemKNN":  # RecBole's choice among equal similarities is arbitrary: fit with ours on both sides
+        engine = IMCorrect.from_checkpoint(path)
+        engine.refit()
+        engine.save(path)
+    pairs = list(zip(dataset.inter_feat["user_id"].tolist(), dataset.inter_feat["item_id"].tolist()))
+    chosen = {pairs[0][0], pairs[200][0], pairs[-1][0]}
+    pairs = [pair for pair in dict.fromkeys(pairs) if (pair[0] in chosen if whole_users else pair[0] % 3 == 0)]
+    users, items = zip(*pairs)
+    if whole_users:
+        lines = ["user_id:token"] + sorted({user for user, _ in _tokens(dataset, users, items)})
+    else:
+        lines = ["user_id:token\titem_id:token"] + ["\t".join(pair) for pair in _tokens(dataset, users, items)]
+    (workdir / "tiny.forget").write_text("\n".join(lines) + "\n")
+    assert main(["unlearn", f"--checkpoint={path}", "--forget-file=tiny.forget", "--out=new/corrected.pth"]) == 0
+
+    receipt = json.loads((workdir / "new" / "corrected.pth.receipt.json").read_text())
+    assert sorted(zip(receipt["users"], receipt["items"])) == sorted(pairs) and receipt["skipped"] == 0
+    assert receipt["hash_before"] != receipt["hash_after"]
+    loaded_config, model, _, _, _, test_data = load_data_and_model(str(workdir / "new" / "corrected.pth"))
+    rest = retained(dataset, users, items)
+    retrained = get_model(name)(config, rest)
+    if name == "ItemKNN":
+        IMCorrect(retrained, rest).refit()
+    untouched = load_data_and_model(str(path))[1]
+    result = evaluate(loaded_config, model, test_data)
+    assert dict(result) == pytest.approx(dict(evaluate(config, retrained, test)), abs=1e-6)
+    assert dict(result) != dict(evaluate(loaded_config, untouched, test_data))
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "there is no such file"),
+        ("item_id:token\ni1\n", "has the columns item_id.*user_id:token"),
+        ("user_id:token\titem_id:token\nu5\t\n", "line 2 lacks a value"),
+        ("user_id:token\nnobody\n", "'nobody'"),
+        ("user_id:token\titem_id:token\nu1\ti2\n", "to forget are not in X.*first: user"),
+    ],
+)
+def test_wrong_files_are_refused_and_nothing_is_written(saved, workdir, capsys, content, message):
+    import re
+
+    path, *_ = saved("EASE")
+    if content is not None:
+        (workdir / "f").write_text(content)
+    assert main(["unlearn", f"--checkpoint={path}", "--forget-file=f", "--out=out.pth"]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not list(workdir.glob("out*"))
+
+
+def test_skip_missing(saved, workdir, capsys):
+    path, _, (train, _, _), _ = saved("EASE")
+    feat = train.dataset.inter_feat
+    ((user, item),) = _tokens(train.dataset, feat["user_id"][:1].tolist(), feat["item_id"][:1].tolist())
+    (workdir / "f").write_text(f"user_id:token\titem_id:token\nu1\ti2\n{user}\t{item}\n")
+    arguments = ["unlearn", f"--checkpoint={path}", "--forget-file=f", "--out=out.pth"]
+    assert main(arguments) == 2
+    assert main([*arguments, "--skip-missing"]) == 0
+    assert "forgot 1 interactions (1 skipped)" in capsys.readouterr().out
