@@ -2,12 +2,16 @@
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-import recbole_llmd  # noqa: F401  (mends RecBole before any test imports it)
+# Before PyTorch is imported, and for the processes that tests start: threads cost tiny models more than they give.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import recbole_llmd  # noqa: E402, F401  (mends RecBole before any test imports it)
 
 REPO = Path(__file__).resolve().parent.parent
 CORPUS = [
@@ -24,8 +28,9 @@ def workdir(tmp_path, monkeypatch):
     """RecBole writes log/, saved/ and log_tensorboard/ into the current folder, and its Config reads sys.argv."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["pytest"])
-    yield tmp_path
     root = logging.getLogger()
+    root.setLevel(logging.WARNING)  # a run before this one may have raised it
+    yield tmp_path
     for handler in root.handlers[:]:  # RecBole's file handler would keep writing into this folder
         if isinstance(handler, logging.FileHandler):
             root.removeHandler(handler)

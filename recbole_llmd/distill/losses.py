@@ -55,10 +55,12 @@ def kl_divergence_topk(top_items, top_logp, rest_logp, student_logits, temperatu
     scaled = student_logits / temperature
     normaliser = torch.logsumexp(scaled, dim=-1, keepdim=True)
     student_top = scaled.gather(1, top_items) - normaliser
+    inside = (top_logp.exp() * (top_logp - student_top)).sum(-1)
+    if top_items.shape[1] == student_logits.shape[1]:  # nothing is left over
+        return temperature**2 * inside
     others = torch.logsumexp(scaled.scatter(1, top_items, -torch.inf), dim=-1)
     student_rest = others - normaliser.squeeze(1)
     rest = rest_logp.exp()
-    inside = (top_logp.exp() * (top_logp - student_top)).sum(-1)
     outside = torch.where(rest > 0, rest * (rest_logp.clamp(min=-1e4) - student_rest), torch.zeros_like(rest))
     return temperature**2 * (inside + outside)
 

@@ -248,7 +248,7 @@ def test_real_smollm2_learns(fast_distill):
             "llm_model": "auto",
             "llm_warmup_epochs": 6,
             "crm_warmup_epochs": 20,
-            "llm_train_batch_size": 64,
+            "llm_train_batch_size": 128,
             "train_batch_size": 64,
             "learning_rate": 0.005,
         }

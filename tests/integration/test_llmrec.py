@@ -81,7 +81,7 @@ def test_runs_to_the_end(settings, any_llm, more):
 
 def test_learns_the_walks_of_the_tiny_dataset(settings):
     """Users walk along a theme: after some epochs the next item is found far more often than by chance (10 of 50)."""
-    result = run_recbole(config_dict={**settings, "epochs": 30, "train_batch_size": 64, "learning_rate": 0.005})
+    result = run_recbole(config_dict={**settings, "epochs": 12, "train_batch_size": 64, "learning_rate": 0.01})
     assert result["test_result"]["recall@10"] > 0.6
 
 
