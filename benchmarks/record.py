@@ -28,12 +28,11 @@ def write_record(path, settings, **figures):
     if os.path.exists("/proc/cpuinfo"):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    shown = {key: value for key, value in settings.items() if key not in ("out", "data_path")}  # no paths of a machine
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPO, capture_output=True, text=True)
     record = {
-        "command": " ".join(
-            [f"python benchmarks/{Path(sys.argv[0]).name}", *(f"--{k}={v}" for k, v in settings.items())]
-        ),
+        "command": " ".join([f"python benchmarks/{Path(sys.argv[0]).name}", *(f"--{k}={v}" for k, v in shown.items())]),
         "commit": commit.stdout.strip() or "unknown",
         "machine": {
             "cores": os.cpu_count(),

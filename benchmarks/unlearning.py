@@ -1,7 +1,7 @@
 """Forgetting and learning users against refitting, in one run: EASE, ItemKNN, SLIMElastic, ADMMSLIM.
 
     python benchmarks/unlearning.py --dataset=ml-100k --models=EASE,ItemKNN --users=1,10,100 \
-        --out=benchmarks/records/unlearning-ml-100k.json [--data_path=...]
+        --out=benchmarks/records/unlearning-ml-100k.json [--data_path=... of datasets that RecBole does not carry]
 
 The opponents are RecBole's own class fitted on all interactions, and our own fit of the same model. Each row forgets
 randomly chosen users together in one request and learns them again; requests are repeated with other users and the
@@ -29,7 +29,7 @@ def requests(engine, n, rng):
         back = engine.learn(gone.users, gone.items, gone.values)
         forgotten.append(gone.seconds)
         learned.append(back.seconds)
-        methods |= {gone.method, back.method}
+        methods |= {gone.method.split(":")[0], back.method.split(":")[0]}
     return forgotten, learned, sorted(methods)
 
 
