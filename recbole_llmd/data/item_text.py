@@ -1,12 +1,10 @@
 """The text of each item, from the atomic ``.item`` file."""
 
-import csv
 import os
 import string
 from logging import getLogger
 
-import pandas as pd
-
+from recbole_llmd.data.atomic import read_atomic
 from recbole_llmd.settings import SettingsError
 
 
@@ -39,35 +37,19 @@ def load_item_texts(config, dataset):
                 "Remove these settings, or add the file."
             )
         return _warn_if_missing(texts, f"{path} does not exist")
-    frame, types = _read(path, config)
+    frame, types = read_atomic(path, config)
+    frame = frame.drop_duplicates(subset=config["ITEM_ID_FIELD"])
     fields, template = _fields_and_template(config, frame, types, path)
     if not fields:
         return _warn_if_missing(texts, f"{path} has no token_seq field")
     token2id = dataset.field2token_id[dataset.iid_field]
-    values = frame[[dataset.iid_field, *fields]].fillna("")
+    values = frame[[dataset.iid_field, *fields]]
     for token, *row in values.itertuples(index=False):
         item = token2id.get(token)
         if item and any(value.strip() for value in row):
             filled = {field: value.strip() for field, value in zip(fields, row)}
             texts[item] = template.format(**filled) if template else ", ".join(filter(None, filled.values()))
     return _warn_if_missing(texts, f"{path} has no text for them")
-
-
-def _read(path, config):
-    # Quotation marks in titles (inches, for one) are text, never a quoted field; a title may be "NA" or "None".
-    frame = pd.read_csv(
-        path,
-        sep=config["field_separator"],
-        dtype=str,
-        encoding=config["encoding"],
-        engine="python",
-        quoting=csv.QUOTE_NONE,
-        keep_default_na=False,
-    )
-    head = [column.split(":") for column in frame.columns]
-    frame.columns = [name for name, *_ in head]
-    frame = frame.drop_duplicates(subset=config["ITEM_ID_FIELD"])
-    return frame, {name: kind[0] if kind else "" for name, *kind in head}
 
 
 def _fields_and_template(config, frame, types, path):

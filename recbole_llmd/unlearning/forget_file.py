@@ -1,10 +1,8 @@
 """Forgetting what a file in RecBole's atomic format names: the command ``recbole-llmd unlearn``."""
 
-import csv
 import os
 
-import pandas as pd
-
+from recbole_llmd.data.atomic import read_atomic
 from recbole_llmd.files import whole
 from recbole_llmd.settings import SettingsError
 from recbole_llmd.unlearning.engine import IMCorrect
@@ -26,16 +24,7 @@ def read_forget_file(path, config):
     """
     if not os.path.isfile(path):
         raise SettingsError(f"forget-file = {str(path)!r}: there is no such file.")
-    frame = pd.read_csv(
-        path,
-        sep=config["field_separator"],
-        dtype=str,
-        encoding=config["encoding"],
-        engine="python",
-        quoting=csv.QUOTE_NONE,
-        keep_default_na=False,
-    )
-    frame.columns = [column.split(":")[0] for column in frame.columns]
+    frame, _ = read_atomic(path, config)
     user, item = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
     if user not in frame.columns:
         raise SettingsError(
@@ -43,7 +32,7 @@ def read_forget_file(path, config):
             f"the header {user}:token, or {user}:token and {item}:token, is needed."
         )
     columns = [column for column in (user, item) if column in frame.columns]
-    frame = frame[columns].fillna("")
+    frame = frame[columns]
     if (frame == "").any(axis=None):
         line = int((frame == "").any(axis=1).to_numpy().argmax()) + 2
         raise SettingsError(
