@@ -35,6 +35,13 @@ class Windows:
     users: np.ndarray
 
 
+def samples_of(scorer, interaction):
+    """Targets and rows ``[n_samples]`` of a batch of the path on which ``scorer`` scores: windows or rows."""
+    if scorer.windows:
+        return positions_of(interaction)[1:]
+    return interaction[scorer.model.POS_ITEM_ID], interaction[ROW]
+
+
 def add_row_numbers(dataset):
     """Number the training rows of ``dataset`` in the field :data:`ROW`, so that every batch knows its rows."""
     dataset.inter_feat.update(Interaction({ROW: torch.arange(len(dataset.inter_feat))}))

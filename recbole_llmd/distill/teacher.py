@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from recbole_llmd.data.windows import ROW, positions_of
+from recbole_llmd.data.windows import samples_of
 from recbole_llmd.distill import losses
 from recbole_llmd.settings import SettingsError
 
@@ -141,10 +141,7 @@ class TeacherCache:
         batches = window_loader if scorer.windows else RowBatches(dataset, batch_size)
         for interaction in tqdm(batches, desc=label, ncols=100, disable=not show_progress):
             interaction = interaction.to(model.device)
-            if scorer.windows:
-                _, targets, rows = positions_of(interaction)
-            else:
-                targets, rows = interaction[model.POS_ITEM_ID], interaction[ROW]
+            targets, rows = samples_of(scorer, interaction)
             self.write(rows, scorer.logits(interaction), targets)
 
 

@@ -15,7 +15,7 @@ from recbole_llmd.data.windows import WindowLoader, add_row_numbers
 from recbole_llmd.distill.scorers import CRMScorer, LLMScorer
 from recbole_llmd.distill.teacher import TeacherCache, resolve_topk
 from recbole_llmd.files import whole
-from recbole_llmd.trainer.llmrec import save_renamed
+from recbole_llmd.trainer.llmrec import adapter_folder, save_renamed
 from recbole_llmd.trainer.objective import Objective
 from recbole_llmd.trainer.side import SideTrainer
 
@@ -104,7 +104,7 @@ class LLMD4RecTrainer(Trainer):
         if saved:
             self.optimizer = crm.optimizer  # what a checkpoint of the served model holds
             save_renamed(super()._save_checkpoint, self, -1, verbose)
-            self.model.llm.save_adapter(self.saved_model_file.removesuffix(".pth") + "-adapter")
+            self.model.llm.save_adapter(adapter_folder(self.saved_model_file))
             for file in glob.glob(glob.escape(self.resume_file) + "*"):  # half-written ones of killed runs too
                 os.remove(file)
         self.best_valid_score, self.best_valid_result = crm.best_valid_score, crm.best_valid_result
@@ -114,7 +114,7 @@ class LLMD4RecTrainer(Trainer):
     def _run_phase(self, index, phase, middle, train_data, valid_data, verbose, saved, show_progress, callback_fn):
         epoch, progress = middle
         student = self.sides[phase.student]
-        student.begin(index, phase.label, phase.epochs, None)
+        student.begin(index, phase.label, phase.epochs)
         if progress and epoch is not None:
             student.load_progress(progress[phase.student], epoch)
         elif saved:
@@ -164,7 +164,6 @@ class LLMD4RecTrainer(Trainer):
                 {
                     "phase": index,
                     "epoch": epoch,
-                    "fingerprint": fingerprint(self.config),
                     **{name: side.progress() for name, side in self.sides.items()},
                 },
                 temporary,

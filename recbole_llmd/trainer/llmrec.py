@@ -12,10 +12,6 @@ class LLMRecTrainer(SideTrainer):
     def __init__(self, config, model):
         super().__init__(config, model, side="LLM", overlap=config["llm_window_overlap"])
 
-    @property
-    def adapter_folder(self):
-        return self.saved_model_file.removesuffix(".pth") + "-adapter"
-
     def fit(self, train_data, *args, **kwargs):
         add_row_numbers(train_data.dataset)
         self.prepare(LLMScorer(self.model), train_data)
@@ -23,7 +19,12 @@ class LLMRecTrainer(SideTrainer):
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         save_renamed(super(SideTrainer, self)._save_checkpoint, self, epoch, verbose, **kwargs)
-        self.model.save_adapter(self.adapter_folder)
+        self.model.save_adapter(adapter_folder(self.saved_model_file))
+
+
+def adapter_folder(checkpoint):
+    """Where the adapter of the LLM in ``checkpoint`` is written: beside it."""
+    return checkpoint.removesuffix(".pth") + "-adapter"
 
 
 def save_renamed(save, trainer, epoch, verbose=True, **kwargs):

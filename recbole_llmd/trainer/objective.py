@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from recbole_llmd.data.windows import ROW, positions_of
+from recbole_llmd.data.windows import samples_of
 
 
 @dataclass
@@ -66,10 +66,7 @@ class Objective:
     def __call__(self, interaction):
         taught = self.teacher is not None and self.alpha > 0
         loss, logits = self.scorer.loss_and_logits(interaction, need_logits=taught)
-        if self.scorer.windows:
-            _, targets, rows = positions_of(interaction)
-        else:
-            targets, rows = interaction[self.scorer.model.POS_ITEM_ID], interaction[ROW]
+        targets, rows = samples_of(self.scorer, interaction)
         if not taught:
             self.figures.add(len(targets), loss.detach())
             return loss

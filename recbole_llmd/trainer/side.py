@@ -46,9 +46,9 @@ class SideTrainer(Trainer):
             self.window_loader = WindowLoader(windows, self.config, self.config["train_batch_size"])
         self.objective = Objective(scorer)
 
-    def begin(self, index, label, epochs, objective):
+    def begin(self, index, label, epochs):
         """Start a phase: a fresh optimizer and early-stopping count; best weights and score stay."""
-        self.phase_index, self.label, self.objective = index, label, objective
+        self.phase_index, self.label = index, label
         self.logger.extra["label"] = label
         self.tensorboard.offset = len(self.figures)
         self.start_epoch, self.epochs, self.cur_step = 0, epochs, 0
