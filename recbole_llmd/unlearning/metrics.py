@@ -53,6 +53,18 @@ def max_abs(A, reference):
     return float(largest)
 
 
+def differing_columns(A, reference, tolerance=1e-3):
+    """Number of columns j with max_i |A_ij - R_ij| > tolerance · max_ij |R_ij|: more than rounding.
+
+    Args:
+        A, reference: dense or SciPy sparse, [n, m].
+    """
+    difference = A - reference
+    columns = abs(difference).max(axis=0)
+    columns = columns.toarray() if sp.issparse(columns) else np.asarray(columns)
+    return int((columns > tolerance * abs(reference).max()).sum())
+
+
 def _blocks(A, reference):
     """Entries of A - R and of R in float64, by blocks of rows: all that are not zero in both, each once."""
     if A.shape != reference.shape:
