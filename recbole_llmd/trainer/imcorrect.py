@@ -1,5 +1,6 @@
 """The trainer of IMCorrect: trains the mapping model, lets it forget, and compares that with retraining."""
 
+import json
 from pathlib import Path
 
 from recbole.data.dataloader import FullSortEvalDataLoader
@@ -92,7 +93,7 @@ class IMCorrectTrainer(TraditionalTrainer):
         dataset = eval_data._dataset
         return {
             **provenance(f"--model=IMCorrect --mapping_model={self.fitting['model']} --dataset={dataset.dataset_name}"),
-            "config": without_paths(self.config.final_config_dict),
+            "config": json.loads(json.dumps(without_paths(self.config.final_config_dict), default=str)),
             "datasets": {
                 "users": dataset.user_num - 1,
                 "items": dataset.item_num - 1,

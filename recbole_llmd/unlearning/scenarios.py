@@ -44,6 +44,17 @@ class Scenario:
         return np.unique(np.concatenate([users for users, _ in self.requests]))
 
     @property
+    def pairs(self):
+        """All pairs to forget, in order: (users [n], items [n])."""
+        return tuple(np.concatenate(part) for part in zip(*self.requests))
+
+    @property
+    def label(self):
+        """Name for files, such as ``users-random-0.05-seed2``."""
+        parts = [self.name, self.group, self.ratio, f"seed{self.seed}"]
+        return "-".join(str(part) for part in parts if part is not None)
+
+    @property
     def interactions(self):
         """The number of pairs to forget."""
         return sum(len(users) for users, _ in self.requests)
