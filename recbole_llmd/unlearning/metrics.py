@@ -215,8 +215,9 @@ def matched_negatives(known, users, items, rng):
     for pairs in np.split(by_user, np.flatnonzero(np.diff(users[by_user])) + 1):
         if not len(pairs):
             break
+        user = users[pairs[0]]
         free = np.ones(len(order) + 1, bool)
-        free[place[known[users[pairs[0]]].indices]] = False
+        free[place[known.indices[known.indptr[user] : known.indptr[user + 1]]]] = False
         free = np.flatnonzero(free[1:])
         if len(free):
             negatives[pairs] = order[free[_draw_near(ordered[free], popularity[items[pairs]], rng)]]
