@@ -96,7 +96,8 @@ def log_axis(title, values, unit=None, zero=None):
     else:
         ticks = [10.0**exponent for exponent in range(first, last + 1, math.ceil((last - first) / 8))]
     if sum(low <= tick <= high for tick in ticks) < 2:  # a short axis would go without labels
-        low, high = max(tick for tick in ticks if tick <= low), min(tick for tick in ticks if tick >= high)
+        low = max((tick for tick in ticks if tick <= low), default=low)
+        high = min((tick for tick in ticks if tick >= high), default=high)
     plain = ticks[0] >= 1e-4 and ticks[-1] < 1e7
     if zero is not None:
         ticks = [zero, *(tick for tick in ticks if tick > zero * 1.5)]
