@@ -12,7 +12,7 @@ STYLE = """
 :root { color-scheme: light dark; --ink: #222; --soft: #666; --line: #ddd; --ground: #fff; --stripe: #f6f7f9; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #ddd; --soft: #999; --line: #444; --ground: #181a1d; --stripe: #202327; }
-  .js-plotly-plot .infolayer text, .js-plotly-plot .xtick text, .js-plotly-plot .ytick text { fill: #ddd !important; }
+  .js-plotly-plot .infolayer text, .js-plotly-plot [class$=tick] text { fill: #ddd !important; }
 }
 body { margin: 0; background: var(--ground); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
@@ -45,9 +45,8 @@ class Table:
         rows = self.rows.to_dict("records") if hasattr(self.rows, "to_dict") else self.rows
         columns = columns_of(rows) if self.columns is None else self.columns
         places = [' class="left"' if column.left else "" for column in columns]
-        head = "".join(
-            f"<th{place}>{escape(column.heading)}</th>" for place, column in zip(places, columns, strict=True)
-        )
+        headings = [column.heading.replace("-\n", "") for column in columns]
+        head = "".join(f"<th{p}>{escape(heading)}</th>" for p, heading in zip(places, headings, strict=True))
         body = "\n".join(
             "<tr>"
             + "".join(

@@ -45,8 +45,8 @@ def template():
             "xaxis": axis,
             "yaxis": axis,
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
-            "margin": {"l": 70, "r": 20, "t": 60, "b": 60},
-            "height": 440,
+            "margin": {"l": 70, "r": 20, "t": 90, "b": 60},
+            "height": 470,
             "hoverlabel": {"namelength": -1},
             "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#999"},
         }
@@ -58,6 +58,25 @@ def figure(traces=(), **layout):
     import plotly.graph_objects as go
 
     return go.Figure(list(traces), {"template": template(), **layout})
+
+
+def facets(titles, columns=2, height=330):
+    """A figure of one panel a title: ``add_scatter(..., **place(n))`` and ``update_xaxes(axis, **place(n))``."""
+    from plotly.subplots import make_subplots
+
+    columns = min(columns, len(titles))
+    rows = math.ceil(len(titles) / columns)
+    height = height * rows + 130
+    spacing = {"vertical_spacing": 115 / height, "horizontal_spacing": 0.1} if len(titles) > 1 else {}
+    fig = make_subplots(rows, columns, subplot_titles=list(titles), **spacing)
+    fig.update_layout(template=template(), height=height, margin={"t": 100})
+    fig.update_layout(legend={"y": 1 + 30 / (height - 150)})  # above the titles of the panels
+    return fig
+
+
+def place(index, columns=2):
+    """Row and column of the panel ``index`` of :func:`facets`, as plotly's methods take them."""
+    return {"row": index // columns + 1, "col": index % columns + 1}
 
 
 def axis(title, unit=None):
@@ -76,6 +95,9 @@ def log_axis(title, values, unit=None, zero=None):
         ticks = [factor * 10.0**exponent for exponent in range(first, last + 1) for factor in (1, 2, 5)]
     else:
         ticks = [10.0**exponent for exponent in range(first, last + 1, math.ceil((last - first) / 8))]
+    if sum(low <= tick <= high for tick in ticks) < 2:  # a short axis would go without labels
+        low = max((tick for tick in ticks if tick <= low), default=low)
+        high = min((tick for tick in ticks if tick >= high), default=high)
     plain = ticks[0] >= 1e-4 and ticks[-1] < 1e7
     if zero is not None:
         ticks = [zero, *(tick for tick in ticks if tick > zero * 1.5)]

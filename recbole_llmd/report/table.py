@@ -22,11 +22,12 @@ class Spread(NamedTuple):
 
 
 def spread(values):
-    """The :class:`Spread` of the values that are not None."""
-    values = [float(value) for value in values if value is not None]
+    """The :class:`Spread` of the values that are neither None nor NaN."""
+    values = [float(value) for value in values if value is not None and not math.isnan(value)]
     if not values:
         return Spread(None, None, 0)
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+    several = len(values) > 1 and all(map(math.isfinite, values))
+    return Spread(statistics.fmean(values), statistics.stdev(values) if several else None, len(values))
 
 
 def text(value):
@@ -41,7 +42,7 @@ def count(value):
 
 def number(value, digits=3):
     """A figure with ``digits`` significant digits: 0.0123, 1,230, 1.23e-08, and 0 for what is exactly zero."""
-    return _write(value, lambda mean: max(0, digits - 1 - _exponent(mean)), digits)
+    return _write(value, lambda mean: digits - 1 - int(f"{mean:.{digits - 1}e}".partition("e")[2]), digits)
 
 
 def metric(value):
@@ -68,6 +69,11 @@ def times(value):
     return MISSING if _parts(value)[0] is None else f"{number(value)}×"
 
 
+def mean_only(form):
+    """The same way of writing (:func:`number` or another), without the standard deviation: for narrow tables."""
+    return lambda value: form(value.mean if isinstance(value, Spread) else value)
+
+
 def _parts(value):
     mean, sd = value[:2] if isinstance(value, Spread) else (value, None)
     return (None, None) if mean is None or math.isnan(mean) else (mean, sd)
@@ -78,10 +84,6 @@ def _scaled(value, factor):
     return Spread(mean * factor, None if sd is None else sd * factor, 0)
 
 
-def _exponent(value):
-    return int(f"{value:e}".partition("e")[2])
-
-
 def _write(value, decimals, digits=None):
     """``mean ± sd``, both with the decimals that fit the mean; very small or large ones with exponents."""
     mean, sd = _parts(value)
@@ -89,18 +91,24 @@ def _write(value, decimals, digits=None):
         return MISSING
 
     def one(figure):
+        if math.isinf(figure):
+            return "∞" if figure > 0 else "-∞"
         if figure == 0 and digits:
             return "0"
-        if digits and not 1e-4 <= abs(mean) < 1e7:
+        if digits and not 1e-4 <= abs(mean) < 1e6:
             return f"{figure:.{digits - 1}e}"
-        return f"{figure:,.{decimals(mean)}f}"
+        places = decimals(mean)
+        return f"{round(figure, places):,.{max(0, places)}f}"
 
     return one(mean) if sd is None else f"{one(mean)} ± {one(sd)}"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: the key of the rows, the heading, and how a value is written (a function to str)."""
+    """A column of a table: the key of the rows, the heading, and how a value is written (a function to str).
+
+    Line breaks in the heading hold on the terminal alone, and so does a hyphen before one.
+    """
 
     key: str
     heading: str
