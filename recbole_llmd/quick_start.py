@@ -124,7 +124,11 @@ def export(checkpoint_file, out):
     }
     with whole(out) as temporary:
         torch.save(
-            {**checkpoint, "config": plain_config(checkpoint["config"], checkpoint["config"]["crm_model"]), "state_dict": state},
+            {
+                **checkpoint,
+                "config": plain_config(checkpoint["config"], checkpoint["config"]["crm_model"]),
+                "state_dict": state,
+            },
             temporary,
             pickle_protocol=4,
         )

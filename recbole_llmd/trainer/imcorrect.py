@@ -8,6 +8,7 @@ from recbole.trainer import TraditionalTrainer
 
 from recbole_llmd import results
 from recbole_llmd.config import plain_config
+from recbole_llmd.draws import own_random_draws
 from recbole_llmd.report.record import provenance, without_paths
 from recbole_llmd.settings import SettingsError
 from recbole_llmd.trainer.llmrec import save_renamed
@@ -71,9 +72,9 @@ class IMCorrectTrainer(TraditionalTrainer):
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
         """RecBole's result of the corrected model; after ``fit``, the arms of all scenarios are compared beside it."""
         if self.scenarios is None or not eval_data:
-            return super().evaluate(eval_data, load_best_model, model_file, show_progress)
+            return self._evaluate(eval_data, load_best_model, model_file, show_progress)
         first = retained_loader(_full_sort(eval_data), *self.scenarios[0].pairs)
-        result = super().evaluate(first, load_best_model, model_file, show_progress)
+        result = self._evaluate(first, load_best_model, model_file, show_progress)
         corrected = self.model
         try:
             record = self._compare(eval_data)
@@ -104,9 +105,13 @@ class IMCorrectTrainer(TraditionalTrainer):
             "drift": drifts,
         }
 
+    def _evaluate(self, *arguments):
+        with own_random_draws(self.config["seed"]):  # RecBole's ADMMSLIM adds noise to its scores: the same for all arms
+            return super().evaluate(*arguments)
+
     def _metrics_of(self, model, loader):
         self.model = model
-        return super().evaluate(loader, load_best_model=False)
+        return self._evaluate(loader, False)
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         config = self.config

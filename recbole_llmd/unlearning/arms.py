@@ -102,16 +102,17 @@ class Retrained(_Deferred):
 class Sisa(_Deferred):
     """Models on parts of the users, their mapping matrices averaged: scores X·B are then the mean of the parts' scores.
 
+    Users are dealt out at random to ``unlearn_shards`` parts, by RecBole's seed.
+
     Args:
-        shards (int): the number of parts; users are dealt out at random.
-        seed (int): of that draw.
+        parts: the parts' mapping matrices, if they are fitted already to the interactions of ``model``.
     """
 
-    def __init__(self, model, config, shards, seed):
+    def __init__(self, model, config, parts=None):
         super().__init__("SISA", model, config, "interaction")
-        users, self.dtype = self.model.n_users, self.engine.B.dtype
-        self.shard = np.random.default_rng(seed).permutation(users) % shards
-        self.parts = [self._fit(number) for number in range(shards)]
+        shards, self.dtype = config["unlearn_shards"], self.engine.B.dtype
+        self.shard = np.random.default_rng(config["seed"]).permutation(self.model.n_users) % shards
+        self.parts = list(parts or map(self._fit, range(shards)))
         self._serve()
 
     def _settle(self, requests, receipt):

@@ -4,9 +4,6 @@ Every arm answers the same requests and is judged over the same users, with the 
 interactions) and by the same timers. Without the retrained arm there is no figure.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 
 from recbole_llmd.unlearning import metrics
@@ -16,21 +13,19 @@ from recbole_llmd.unlearning.judge import Judge
 from recbole_llmd.unlearning.mapping import mapping_of
 
 
-@dataclass(frozen=True)
 class Study:
     """What all scenarios of an evaluation share.
 
-    Attributes:
+    Args:
         config: RecBole's Config of the run.
         model: the trained mapping model, fitted to the end (``IMCorrect.refit``); it is not changed.
         eval_data: RecBole's full-sort loader of the part to evaluate on.
         evaluate: ``evaluate(model, loader)`` gives RecBole's metrics.
     """
 
-    config: object
-    model: object
-    eval_data: object
-    evaluate: Callable
+    def __init__(self, config, model, eval_data, evaluate):
+        self.config, self.model, self.eval_data, self.evaluate = config, model, eval_data, evaluate
+        self._parts = None
 
     def run(self, scenario):
         """All rows of a scenario: one for each arm at each checkpoint.
@@ -47,7 +42,7 @@ class Study:
             receipts = [arm.answer("forget", users, items) for arm in arms.values() if arm.name != "original"]
             answered.append(next(receipt for receipt in receipts if receipt and receipt.mode == "mapping"))
             if done in scenario.checkpoints:
-                rows += judge.rows(arms, done, done, "forget")
+                rows += judge.rows(arms, done, "forget")
         if self.config["unlearn_relearn"]:
             learning = {name: arms[name] for name in ("X only", "IMCorrect", "retrained")}
             for arm in learning.values():
@@ -55,7 +50,7 @@ class Study:
             for receipt in reversed(answered):
                 for arm in learning.values():
                     arm.answer("learn", receipt.users, receipt.items, receipt.values)
-            rows += judge.rows(learning, len(answered), 0, "learn")
+            rows += judge.rows(learning, len(answered), "learn")
         return rows
 
     def _arms(self, model, scenario):
@@ -68,8 +63,10 @@ class Study:
                 ("IMCorrect", "mapping"),
             )
         ]
-        arms.append(Sisa(model, self.config, self.config["unlearn_shards"], scenario.seed))
-        arms.append(Retrained(model, self.config))
+        sisa = Sisa(model, self.config, self._parts if scenario.injected is None else None)
+        if scenario.injected is None:
+            self._parts = self._parts or tuple(sisa.parts)
+        arms += [sisa, Retrained(model, self.config)]
         return {arm.name: arm for arm in arms}
 
 

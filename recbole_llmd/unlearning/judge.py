@@ -64,39 +64,30 @@ class Judge:
         candidates = np.union1d(self.tested, users[users < self.real])
         self.users = np.sort(rng.choice(candidates, min(USERS, len(candidates)), replace=False))
 
-    def rows(self, arms, done, forgotten, phase):
-        """A row for each arm, after ``done`` requests, of which ``forgotten`` are forgotten now."""
+    def rows(self, arms, done, phase):
+        """A row for each arm, after ``done`` requests; in the phase ``"learn"`` they are learned again by now."""
         for arm in arms.values():
             arm.settle()
-        scenario = self.scenario
-        until = sum(len(users) for users, _ in scenario.requests[:done])
+        until = sum(len(users) for users, _ in self.scenario.requests[:done])
         users, items = (part[:until] for part in self.pairs)
-        gone = (users, items) if forgotten else (users[:0], items[:0])
-        mask = self.history[self.users].toarray() > 0
-        mask[_rows_of(self.users, gone[0], gone[1])] = False
-        mask[:, 0] = True
         concerned = np.unique(users)
-        others = np.setdiff1d(self.tested, concerned)
-        loaders = {
-            "test": retained_loader(self.study.eval_data, *gone),
-            "forgetting": retained_loader(self.study.eval_data, *gone, only=concerned),
-            "others": retained_loader(self.study.eval_data, *gone, only=others),
-        }
+        gone = (users, items) if phase == "forget" else (users[:0], items[:0])
+        mask, loaders = self._mask(*gone), self._loaders(gone, concerned)
         about = {
             "model": arms["retrained"].engine.name,
             "dataset": self.study.config["dataset"],
-            "scenario": scenario.name,
-            "group": scenario.group,
-            "ratio": scenario.ratio,
-            "seed": scenario.seed,
-            "checkpoint": done / len(scenario.requests),
+            "scenario": self.scenario.name,
+            "group": self.scenario.group,
+            "ratio": self.scenario.ratio,
+            "seed": self.scenario.seed,
+            "checkpoint": done / len(self.scenario.requests),
             "requests": done,
             "users": len(concerned),
             "interactions": len(users),
             "phase": phase,
         }
         reference = self._view(arms["retrained"], mask)
-        utility = self._utility(arms["retrained"], loaders)
+        utility = {name: self._utility(arm, loaders) for name, arm in arms.items()}
         return [
             {
                 **about,
@@ -104,12 +95,24 @@ class Judge:
                 "method": arm.method,
                 **self._completeness(arm, view, arms["retrained"], reference, mask),
                 **self._remembered(arm, view[1], users, items, mask),
-                **self._utility(arm, loaders, utility),
+                **utility[name],
+                **_ratios(utility[name], utility["retrained"]),
                 **_efficiency(arm, arms["retrained"]),
             }
             for name, arm in arms.items()
             for view in [reference if arm is arms["retrained"] else self._view(arm, mask)]
         ]
+
+    def _mask(self, users, items):
+        """What may not be recommended to the judged users [users, items]: their history but for these pairs."""
+        mask = self.history[self.users].toarray() > 0
+        mask[_rows_of(self.users, users, items)] = False
+        mask[:, 0] = True
+        return mask
+
+    def _loaders(self, gone, concerned):
+        groups = {"test": None, "forgetting": concerned, "others": np.setdiff1d(self.tested, concerned)}
+        return {name: retained_loader(self.study.eval_data, *gone, only=only) for name, only in groups.items()}
 
     def _view(self, arm, mask):
         """The arm's scores of the judged users [users, items] and their top items."""
@@ -157,21 +160,24 @@ class Judge:
             "sensitive_exposure@10": None
             if sensitive is None
             else metrics.exposure(top[np.isin(self.users, users), :10], sensitive),
-            "spam_hit@10": None
-            if targets is None
-            else metrics.target_hit_rate(top[:, :10], targets, ~mask[:, targets]),
+            "spam_hit@10": None if targets is None else metrics.target_hit_rate(top[:, :10], targets, ~mask),
         }
 
-    def _utility(self, arm, loaders, reference=None):
-        row = {}
-        for name, loader in loaders.items():
-            result = {} if loader is None else self.study.evaluate(arm.model, loader)
-            row.update({f"{name}_{metric}": float(value) for metric, value in result.items()})
-            if name == "test" and reference is not None:
-                for metric, value in result.items():
-                    other = reference[f"test_{metric}"]
-                    row[f"ratio_{metric}"] = float(value) / other if other else None
-        return row
+    def _utility(self, arm, loaders):
+        """RecBole's metrics of all users, those who forget, and the others."""
+        results = {
+            name: self.study.evaluate(arm.model, loader) for name, loader in loaders.items() if loader is not None
+        }
+        return {f"{name}_{key}": float(value) for name, result in results.items() for key, value in result.items()}
+
+
+def _ratios(utility, reference):
+    """Each metric of all users, divided by the retrained model's."""
+    return {
+        f"ratio_{key.removeprefix('test_')}": value / reference[key] if reference[key] else None
+        for key, value in utility.items()
+        if key.startswith("test_")
+    }
 
 
 def _efficiency(arm, retrained):

@@ -96,6 +96,8 @@ def columns(utility, form=lambda way: way):
 
 def print_summary(record):
     """Print one table a model, scenario and size, at the last checkpoint, with the arms as rows."""
+    for fit in record["fits"]:
+        print("\n" + textwrap.fill(fit_line(fit), WIDTH))
     found = _with_io(record["rows"])
     shown = columns(utility_metric(record), mean_only)
     for block, arms in _blocks(_last(found)).items():
@@ -104,6 +106,16 @@ def print_summary(record):
     print()
     for note in (COMPLETENESS, ABBREVIATIONS, f"Means over seeds (±: sample standard deviation). {LEFT_OUT}"):
         print(textwrap.fill(note, WIDTH))
+
+
+def fit_line(fit):
+    """A sentence on RecBole's own fit of the model beside ours, from which all arms start."""
+    columns = f"{count(fit['columns'])} of its columns" if fit["columns"] else "no column"
+    return (
+        f"{fit['model']} on {fit['dataset']}: RecBole's own fit took {seconds(fit['recbole_seconds'])}, ours "
+        f"{seconds(fit['seconds'])}; B differs by {number(fit['B_frobenius'])} (relative Frobenius), {columns} by more "
+        "than rounding. All arms start from ours."
+    )
 
 
 def write(folder, record):
@@ -126,6 +138,7 @@ def write(folder, record):
     intro = [
         f"{', '.join(dict.fromkeys(row['dataset'] for row in record['rows']))}: {count(size['users'])} users, "
         f"{count(size['items'])} items, {count(size['interactions'])} training interactions.",
+        *map(fit_line, record["fits"]),
         COMPLETENESS,
         ARMS,
     ]

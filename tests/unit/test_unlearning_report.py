@@ -15,6 +15,8 @@ from tests.pages import data_of, loads, page_of
 ARMS = ("original", "no-op", "X only", "IMCorrect", "SISA", "retrained")
 DISTANCE = {"original": 0.2, "no-op": 0.2, "X only": 0.1, "IMCorrect": 1e-14, "SISA": 0.3, "retrained": 0.0}
 
+FIT = {"model": "EASE", "dataset": "toy", "recbole_seconds": 3.0, "seconds": 0.5, "B_frobenius": 2e-6, "columns": 0}
+
 
 def row(arm, seed, scenario="interactions", ratio=0.01, checkpoint=1.0, **more):
     """One row: distances by arm, NDCG 0.3 + seed / 1000; correcting takes 1 ms an interaction, retraining 10 s."""
@@ -48,6 +50,7 @@ def evaluation(rows, drift=()):
         "datasets": {"users": 943, "items": 1682, "interactions": 80000},
         "rows": list(rows),
         "drift": list(drift),
+        "fits": [FIT],
         "learn": [],
     }
 
