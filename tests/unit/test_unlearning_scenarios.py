@@ -123,6 +123,13 @@ def test_equal_settings_give_equal_sets_and_other_seeds_others(tiny, settings):
     assert all_pairs(first[0]) != all_pairs(first[1])
 
 
+def test_scenarios_of_a_seed_are_drawn_independently():
+    """Each of 20 users has one item: an order of users and one of interactions, which would else be the same."""
+    X = matrix([[], *[[1]] * 20], 2)
+    users, interactions = (drawn(X, scenario=name, ratio=1.0)[0] for name in ("users", "interactions"))
+    assert all_pairs(users) != all_pairs(interactions)
+
+
 @pytest.mark.parametrize("settings", EACH, ids=lambda s: s["scenario"])
 def test_requests_are_disjoint_int64_pairs(tiny, settings):
     for scenario in tiny.draw(**settings, ratio=[0.3]):
@@ -364,10 +371,15 @@ def test_spam_users_push_the_targets(tiny):
     assert other != targets
 
 
-def test_fillers_are_drawn_by_popularity():
-    """Of items that 1, 2, 4 and 8 of 15 users have, 1,500 spam users take 800, 400 and 200 and 100 (5 sd: 97 at most).
+def test_targets_of_equal_popularity_are_equally_likely():
+    X = matrix([[], *[range(1, 9)] * 3], 9)
+    made = drawn(X, scenario="spam", ratio=1.0, seeds=range(100), spam_targets=1, spam_fillers=0)
+    assert {item for scenario in made for item in scenario.targets.tolist()} == set(range(1, 9))
 
-    The rarest quarter is the first item, the target: the others share what is left, 1,500 · 2/14 and so on.
+
+def test_fillers_are_drawn_by_popularity():
+    """Items 1 to 4 have 1, 2, 4 and 8 of the 15 users. The rarest quarter is item 1, the target; of 1,500 fillers the
+    others get 2, 4 and 8 in 14, within 97 (5 standard deviations of the last).
     """
     rows = [[], *([[1]] * 1 + [[2]] * 2 + [[3]] * 4 + [[4]] * 8)]
     made = drawn(matrix(rows, 6), scenario="spam", ratio=[1.0], seeds=range(100), spam_targets=1, spam_fillers=1)
@@ -443,10 +455,10 @@ def test_a_file_of_pairs_in_its_order(hand, workdir, caplog):
 
 def test_a_file_of_users(hand, workdir):
     case = hand(WATCHED)
-    (workdir / "f").write_text("user_id:token\nw\nu\nw\nx\n")
+    (workdir / "f").write_text("user_id:token\nx\nu\nx\nw\n")
     (scenario,) = case.draw(scenario="file", forget_file="f", batch=2)
     user, item = case.dataset.field2token_id["user_id"], case.dataset.field2token_id["item_id"]
-    first, second = ({(user[u], item[i]) for u, i in WATCHED if u in users} for users in ("wu", "x"))
+    first, second = ({(user[u], item[i]) for u, i in WATCHED if u in users} for users in ("xu", "w"))
     assert [set(pairs_of(request)) for request in scenario.requests] == [first, second]
 
 
