@@ -9,8 +9,9 @@ or of this package can be given as --key=value."""
 
 UNLEARN_HELP = """\
 Correct a saved model so that it forgets what a file names, and write it to --out with a receipt (<out>.receipt.json).
-With --evaluate: train each of --models, let it forget by each of --scenarios, compare with retraining, and write tables,
-records and a page into the folder --out. Any setting of RecBole or of IMCorrect can then be given as --key=value."""
+With --evaluate: train each of --models, let it forget by each of --scenarios, compare with retraining, and write
+tables, records and a page into the folder --out. Any setting of RecBole or of IMCorrect can then be given as
+--key=value."""
 
 
 def _parser():

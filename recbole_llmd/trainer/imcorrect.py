@@ -106,7 +106,9 @@ class IMCorrectTrainer(TraditionalTrainer):
         }
 
     def _evaluate(self, *arguments):
-        with own_random_draws(self.config["seed"]):  # RecBole's ADMMSLIM adds noise to its scores: the same for all arms
+        with own_random_draws(
+            self.config["seed"]
+        ):  # RecBole's ADMMSLIM adds noise to its scores: the same for all arms
             return super().evaluate(*arguments)
 
     def _metrics_of(self, model, loader):

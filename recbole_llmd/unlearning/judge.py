@@ -203,7 +203,7 @@ def _rows_of(some_users, users, items):
 
 
 def _history(eval_data, shape):
-    """What RecBole masks, CSR [n_users, n_items]: a user's items of this part and those before, but for its positives."""
+    """What RecBole masks, CSR [n_users, n_items]: items of this part and those before, but for the positives."""
     used, positives = eval_data._sampler.used_ids, eval_data.uid2positive_item
     rows = [
         list(items if positives[user] is None else items - set(positives[user].tolist()))
