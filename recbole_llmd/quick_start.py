@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shlex
 from logging import getLogger
 
 import recbole.quick_start
@@ -12,6 +13,7 @@ from recbole.utils import set_color
 from recbole_llmd import results
 from recbole_llmd.config import plain_config
 from recbole_llmd.files import whole
+from recbole_llmd.report.record import without_paths
 from recbole_llmd.settings import SettingsError
 
 _run_recboles = recbole_quick_start.run_recboles
@@ -94,12 +96,19 @@ def evaluate_unlearning(args, settings):
                 "IMCorrect", args.dataset, config_file_list=files, config_dict={**settings, **chosen}, saved=False
             )
             one = result["unlearning"]
-            record = record or {**one, "rows": [], "drift": [], "fits": []}
-            for part in ("rows", "drift", "fits"):
+            record = record or {**one, "command": _command(args, settings), "rows": [], "drift": [], "fits": []}
+            for part in ("rows", "drift"):
                 record[part] = record[part] + one[part]
+        record["fits"] = record["fits"] + one["fits"]  # the model's last: each scenario fits it again
     report.write(args.out, record)
     print(f"The report is in {os.path.join(args.out, 'evaluation.html')}")
     return record
+
+
+def _command(args, settings):
+    named = {key: getattr(args, key) for key in ("models", "scenarios", "dataset", "config_files")}
+    given = [f"--{key}={value}" for key, value in {**named, **settings}.items() if value]
+    return without_paths(shlex.join(["recbole-llmd", "unlearn", "--evaluate", *given]))
 
 
 def export(checkpoint_file, out):

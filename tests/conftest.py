@@ -168,9 +168,20 @@ def trained(build):
     from tests.unlearning import MODELS
 
     def _trained(name, **more):
-        return build({"model": name, "dataset": "tiny", "data_path": str(REPO / "dataset"), "state": "WARNING",
-                      "show_progress": False, "metrics": ["Recall", "NDCG"], "valid_metric": "NDCG@10",
-                      "metric_decimal_place": 6, **MODELS[name], **more})
+        return build(
+            {
+                "model": name,
+                "dataset": "tiny",
+                "data_path": str(REPO / "dataset"),
+                "state": "WARNING",
+                "show_progress": False,
+                "metrics": ["Recall", "NDCG"],
+                "valid_metric": "NDCG@10",
+                "metric_decimal_place": 6,
+                **MODELS[name],
+                **more,
+            }
+        )
 
     return _trained
 

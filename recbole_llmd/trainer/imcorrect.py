@@ -93,7 +93,9 @@ class IMCorrectTrainer(TraditionalTrainer):
             drifts = drift(self.config, self.trained)
         dataset = eval_data._dataset
         return {
-            **provenance(f"--model=IMCorrect --mapping_model={self.fitting['model']} --dataset={dataset.dataset_name}"),
+            **provenance(
+                f"recbole-llmd --model=IMCorrect --mapping_model={self.fitting['model']} --dataset={dataset.dataset_name}"
+            ),
             "config": json.loads(json.dumps(without_paths(self.config.final_config_dict), default=str)),
             "datasets": {
                 "users": dataset.user_num - 1,

@@ -86,9 +86,10 @@ def _items_with(config, dataset):
 
 
 def _spam(config, X, dataset, known):
-    """Fake users push unpopular items and look like others by popular ones; then they are found and forgotten.
+    """Fake users push unpopular items beside the most popular ones; then they are found and forgotten.
 
-    Targets come from the rarest quarter of the items that somebody has in X: an item that nobody has, has no scores
+    The bandwagon attack of Mobasher et al., Toward trustworthy recommender systems (2007): all spam users have the same
+    fillers, the most popular items, whose many real users then seem to be close to the targets. Targets come from the rarest quarter of the items that somebody has in X: an item that nobody has, has no scores
     that could change, and a choice by the test set would let the test set into the training data.
     """
     popularity = np.bincount(X.indices, minlength=X.shape[1])
@@ -106,11 +107,10 @@ def _spam(config, X, dataset, known):
         shuffled = rng.permutation(items)  # ties in popularity in the order of the seed
         rarest = shuffled[np.argsort(popularity[shuffled], kind="stable")][:rare]
         targets = np.sort(rng.choice(rarest, targets_of, replace=False))
-        others = np.setdiff1d(items, targets)
-        likely = popularity[others] / popularity[others].sum()
-        theirs = [np.append(targets, rng.choice(others, fillers_of, replace=False, p=likely)) for _ in range(count)]
+        others = shuffled[np.isin(shuffled, targets, invert=True)]
+        fillers = others[np.argsort(-popularity[others], kind="stable")][:fillers_of]
         each = targets_of + fillers_of
-        pairs = np.repeat(X.shape[0] + np.arange(count), each), np.concatenate(theirs)
+        pairs = np.repeat(X.shape[0] + np.arange(count), each), np.tile(np.append(targets, fillers), count)
         requests = _split(*pairs, _cuts(count, config["unlearn_batch"]) * each)
         return {"requests": requests, "injected": pairs, "targets": targets}
 
