@@ -5,6 +5,7 @@ interactions) and by the same timers. Without the retrained arm there is no figu
 """
 
 import numpy as np
+from tqdm import tqdm
 
 from recbole_llmd.unlearning import metrics
 from recbole_llmd.unlearning.arms import Arm, Retrained, Sisa, clone
@@ -38,7 +39,8 @@ class Study:
         arms = self._arms(model, scenario)
         judge = Judge(self, scenario, model)
         rows, answered = [], []
-        for done, (users, items) in enumerate(scenario.requests, 1):
+        bar = tqdm(scenario.requests, desc=scenario.label, ncols=100, disable=not self.config["show_progress"])
+        for done, (users, items) in enumerate(bar, 1):
             receipts = [arm.answer("forget", users, items) for arm in arms.values() if arm.name != "original"]
             answered.append(next(receipt for receipt in receipts if receipt and receipt.mode == "mapping"))
             if done in scenario.checkpoints:
