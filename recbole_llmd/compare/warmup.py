@@ -1,0 +1,54 @@
+"""Variants of one seed share the warm-up of both sides: it costs once, and pairs the comparison.
+
+Until round 1 begins, a run of LLMD4Rec depends on nothing that says how and how long the sides teach each other. What
+it has saved for an interruption at that moment is therefore what any other variant would have saved there: the first
+variant leaves a copy, and the next ones start from it as if they had been interrupted.
+"""
+
+import shutil
+import time
+from pathlib import Path
+
+import torch
+
+from recbole_llmd.config import side_config
+from recbole_llmd.files import whole
+from recbole_llmd.trainer.llmd4rec import fingerprint, plan
+
+AFTER_WARMUP = ("epochs", "llm_epochs")  # and everything that starts with distill_
+
+
+def warmup_key(config):
+    """A hash of every setting that a warm-up depends on."""
+    later = [key for key in config.final_config_dict if key.startswith("distill_") or key in AFTER_WARMUP]
+    return fingerprint(side_config(config, **dict.fromkeys(later)))
+
+
+def share(trainer, folder, mask_history):
+    """Let ``trainer`` (of LLMD4Rec) start from the warm-up in ``folder``, or leave its own there.
+
+    Returns:
+        callable: the seconds that the warm-up taken over has cost (0 if none was, None if that is not known).
+    """
+    config = trainer.config
+    file = Path(folder) / f"{config['dataset']}-{warmup_key(config)}-{'unseen' if mask_history else 'all'}.pth"
+    first_round = sum(phase.round == 0 for phase in plan(config))
+    interrupted = bool(config["resume"])
+    if not first_round:
+        return 0.0
+    if not interrupted and file.exists():
+        shutil.copy(file, trainer.resume_file)
+        trainer.config = side_config(config, resume=True)
+        return torch.load(file, map_location="cpu", weights_only=False)["seconds"]
+    started, save = time.perf_counter(), trainer._save_progress
+
+    def save_progress(index, epoch):
+        save(index, epoch)
+        if index == first_round and epoch is None and not file.exists():
+            seconds = None if interrupted else time.perf_counter() - started
+            progress = torch.load(trainer.resume_file, map_location="cpu", weights_only=False)
+            with whole(file) as temporary:
+                torch.save({**progress, "seconds": seconds}, temporary)
+
+    trainer._save_progress = save_progress
+    return 0.0
