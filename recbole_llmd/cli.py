@@ -7,8 +7,8 @@ RUN_HELP = """\
 Train and evaluate a model: LLMD4Rec, LLMRec, IMCorrect or any model of RecBole. Besides the options below, any setting of RecBole
 or of this package can be given as --key=value."""
 COMPARE_HELP = """\
-Train models on the same split over several seeds and test their differences to a baseline. What is finished in --out is
-not run again. Besides the options below, any setting can be given as --key=value; it holds for every model that has it."""
+Train models on the same split over several seeds and test their differences to a baseline. What is finished in --out
+is not run again. Besides the options below, any setting can be given as --key=value, for every model that has it."""
 
 UNLEARN_HELP = """\
 Correct a saved model so that it forgets what a file names, and write it to --out with a receipt (<out>.receipt.json).

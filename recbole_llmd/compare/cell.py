@@ -1,7 +1,7 @@
 """One cell of a comparison in a process of its own: ``python -m recbole_llmd.compare.cell``.
 
-Reads its task as one line of JSON, runs the model as ``run_recbole`` does, and writes the cell's record. Its own process
-gives it a peak memory of its own, and leaves the comparison standing when it dies. When the comparison dies, so does it.
+Reads its task as one line of JSON, runs the model as ``run_recbole`` does, and writes the cell's record. In its own
+process it has a peak memory of its own, and its death ends nothing else. When the comparison dies, so does the cell.
 """
 
 import json
@@ -29,9 +29,9 @@ def run(task):
     """Train and measure; returns the record and the values per test user.
 
     Args:
-        task (dict): a :class:`~recbole_llmd.compare.experiment.Cell` as a dict, with the file ``warmups``.
+        task (dict): a :class:`~recbole_llmd.compare.experiment.Cell` as a dict; ``started`` (seconds since 1970) and
+            ``warmups`` (the folder of shared warm-ups).
     """
-    started = time.perf_counter()
     results.take()
     config = Config(
         model=task["model"], dataset=task["dataset"], config_file_list=task["files"], config_dict=task["settings"]
@@ -43,9 +43,11 @@ def run(task):
     if task["mask_history"] and test.is_sequential:
         measure.hide_history(*loaders)
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    built = time.perf_counter()
-    model = get_model(config["model"])(config, train.dataset).to(config["device"])
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    model_class, trainer_class = get_model(config["model"]), get_trainer(config["MODEL_TYPE"], config["model"])
+    build_started = time.perf_counter()
+    model = model_class(config, train.dataset).to(config["device"])
+    build_seconds = time.perf_counter() - build_started  # all of the training of some models, such as EASE
+    trainer = trainer_class(config, model)
     warmup_seconds = 0.0
     if config["model"] == "LLMD4Rec":
         warmup_seconds = warmup.share(trainer, task["warmups"], task["mask_history"])
@@ -56,7 +58,7 @@ def run(task):
         curve.append({"epoch": epoch, "seconds": time.perf_counter() - fit_started, "valid": score})
 
     _, best_valid = trainer.fit(train, valid, saved=True, show_progress=config["show_progress"], callback_fn=validated)
-    fitted = time.perf_counter()
+    fit_seconds = time.perf_counter() - fit_started
     test_result, per_user = _evaluate(trainer, test)
     extra = results.take()
     whole_fit = not config["resume"] and warmup_seconds is not None  # all of it in this process or known
@@ -67,13 +69,13 @@ def run(task):
         **extra,
         "curve": [] if "distillation" in extra else curve,  # there, every figure names its side and phase
         "cost": {
-            "build_seconds": fit_started - built,
-            "train_seconds": fitted - built + warmup_seconds if whole_fit else None,
+            "build_seconds": build_seconds,
+            "train_seconds": build_seconds + fit_seconds + warmup_seconds if whole_fit else None,
             "shared_warmup_seconds": warmup_seconds,
             "serving_microseconds": measure.serving_microseconds(trainer, test),
             "peak_bytes": measure.peak_bytes(),
         },
-        "seconds": time.perf_counter() - started,
+        "seconds": time.time() - task["started"],
         "config": _settings(config),
     }
     return record, {**measure.test_users(*loaders), **per_user}
@@ -108,10 +110,8 @@ def _end_with_parent():
     threading.Thread(target=wait, daemon=True).start()
 
 
-def main():
-    """Run the task on the standard input and write ``<record>.json`` beside ``<record>.npz``, whole."""
-    task = json.loads(sys.stdin.readline())
-    _end_with_parent()
+def execute(task):
+    """Run a task and write its ``record`` (JSON) and beside it the values per user (npz), each whole."""
     record, per_user = run(task)
     path = Path(task["record"])
     with whole(path.with_suffix(".npz")) as temporary, open(temporary, "wb") as file:
@@ -121,4 +121,6 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    given = json.loads(sys.stdin.readline())
+    _end_with_parent()
+    execute(given)

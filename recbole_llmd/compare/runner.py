@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from recbole_llmd.report.record import provenance
+from recbole_llmd.report.record import provenance, without_paths
 from recbole_llmd.report.table import write_json
 
 PACKAGE_PARENT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ def run_cells(cells, out, command):
 
 
 def run_cell(cell, out, command):
-    """Run one cell in its own process; returns its record, also where the process failed."""
+    """Run one cell; returns its record, also where it failed."""
     record, log = _record_file(out, cell), _log_file(out, cell)
     checkpoints = out / "checkpoints" / cell.name
     for folder in (record.parent, log.parent, checkpoints):
@@ -58,9 +58,26 @@ def run_cell(cell, out, command):
     if any(checkpoints.glob("*.resume.pth")):  # this cell was interrupted
         settings["resume"] = True
     task = {**dataclasses.asdict(cell), "settings": settings, "command": command}
-    task |= {"record": str(record), "warmups": str(out / "warmups")}
+    task |= {"record": str(record), "warmups": str(out / "warmups"), "started": time.time()}
+    status = in_own_process(task, log)
+    if status == 0:
+        shutil.rmtree(checkpoints)
+        return _read(record)
+    failed = {
+        **{key: task[key] for key in ("dataset", "variant", "model", "seed", "key", "mask_history")},
+        "status": "failed",
+        **provenance(command),
+        "exit_status": status,  # of a signal: minus its number
+        "error": without_paths(_last_lines(log)),
+        "seconds": time.time() - task["started"],
+    }
+    write_json(record, failed)
+    return failed
+
+
+def in_own_process(task, log):
+    """Run a cell's task in a process of its own, which writes to the file ``log``; returns its exit status."""
     paths = [str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    started = time.perf_counter()
     with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "recbole_llmd.compare.cell"],
@@ -74,19 +91,7 @@ def run_cell(cell, out, command):
         process.stdin.flush()
         status = process.wait()
         process.stdin.close()
-    if status == 0:
-        shutil.rmtree(checkpoints)
-        return _read(record)
-    failed = {
-        **{key: task[key] for key in ("dataset", "variant", "model", "seed", "key", "mask_history")},
-        "status": "failed",
-        **provenance(command),
-        "exit_status": status,  # of a signal: minus its number
-        "error": _last_lines(log),
-        "seconds": time.perf_counter() - started,
-    }
-    write_json(record, failed)
-    return failed
+    return status
 
 
 def values_per_user(out, cell):

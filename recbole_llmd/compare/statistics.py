@@ -3,6 +3,8 @@
 import numpy as np
 from scipy import stats
 
+SAME = 1e-12  # differences of metrics that differ by less are equal but for rounding
+
 
 def paired_test(differences):
     """Two-sided p-value of the paired t-test: could the mean of ``differences`` be 0?
@@ -12,15 +14,14 @@ def paired_test(differences):
     users the mean is close to normal whatever the differences' own distribution.
 
     Returns:
-        float: None if there are fewer than two differences; 1 if all of them are 0.
+        float: None if there are fewer than two differences, or all are the same: nothing to judge their spread by; 1 if
+        all of them are 0.
     """
     differences = np.asarray(differences, dtype=np.float64)
-    if len(differences) < 2:
-        return None
-    if not differences.any():
+    if len(differences) > 1 and not differences.any():
         return 1.0
-    if np.ptp(differences) == 0:
-        return 0.0
+    if len(differences) < 2 or np.ptp(differences) < SAME:
+        return None
     return float(stats.ttest_1samp(differences, 0).pvalue)
 
 

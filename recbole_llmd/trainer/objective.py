@@ -9,6 +9,7 @@ from recbole_llmd.data.windows import samples_of
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the sample weights
 
+
 @dataclass
 class EpochFigures:
     """Sums over an epoch: losses weighted by samples, and the sample weights of the distillation term."""
