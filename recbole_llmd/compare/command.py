@@ -27,9 +27,8 @@ def compare(args, settings, command):
         return 130
     found = summary.arms(cells, records, out)
     if not found:
-        raise SettingsError(
-            f"every cell failed; the first says: {records[0]['error'][-1:]}. The logs are in {out}/logs."
-        )
+        print(f"Every cell failed. Their logs: {out}/logs")
+        return 1
     report(experiment, cells, records, found, out, command)
     return int(any(record["status"] == "failed" for record in records))
 

@@ -138,10 +138,15 @@ class Experiment:
         for given in (self.settings, *self.datasets.values()):
             for key in filter(_is_ours, given):
                 if key not in known:
-                    every = [key for model in rules.RULES.values() for key in model]
+                    owners = [model for model, keys in rules.RULES.items() if key in keys]
+                    every = [key for keys in rules.RULES.values() for key in keys]
                     raise SettingsError(
                         f"{key} is a setting of none of the models compared ({', '.join(dict.fromkeys(models))}). "
-                        f"The nearest setting is {_nearest(key, known or every)}."
+                        + (
+                            f"It is one of {', '.join(owners)}."
+                            if owners
+                            else f"The nearest is {_nearest(key, every)}."
+                        )
                     )
 
     @staticmethod

@@ -110,6 +110,8 @@ def differences(found, baseline, metrics):
 
 def _difference(arm, other, metric):
     ours, theirs = arm.tested(metric), other.tested(metric)
+    if len(_vocabularies([arm, other])) > 1:  # one's user 7 is not the other's
+        ours = {}
     by_user = statistics.user_differences(ours, theirs)
     by_seed = statistics.seed_differences(ours, theirs)
     base = np.mean([other.means(metric)[list(theirs).index(seed)] for seed in theirs if seed in ours] or [np.nan])
@@ -163,11 +165,10 @@ def notes(cells, records, found, mask_history):
             said.append(f"Failed: {cell.dataset}, {cell.variant}, seed {cell.seed}: {reason}")
     for dataset in dict.fromkeys(arm.dataset for arm in found):
         on_it = [arm for arm in found if arm.dataset == dataset]
-        data = [record["data"] for arm in on_it for record in arm.records.values()]
-        if len({facts["vocabulary"] for facts in data}) > 1:
+        if len(_vocabularies(on_it)) > 1:
             said.append(
-                f"{dataset}: the variants do not have the same users and items (load_col or filters differ), so users "
-                "cannot be paired and the tests over users mean nothing."
+                f"{dataset}: the variants do not have the same users and items (load_col or filters differ); those "
+                "that differ are not compared."
             )
         elif len({_split(users) for arm in on_it for users in arm.users.values()}) > 1:
             said.append(
@@ -181,6 +182,10 @@ def notes(cells, records, found, mask_history):
     if len(commits) > 1:
         said.append(f"The cells were run at different commits: {', '.join(sorted(commits))}.")
     return said
+
+
+def _vocabularies(arms):
+    return {record["data"]["vocabulary"] for arm in arms for record in arm.records.values()}
 
 
 def _split(users):
