@@ -15,13 +15,22 @@ from recbole_llmd.config import side_config
 from recbole_llmd.files import whole
 from recbole_llmd.trainer.llmd4rec import fingerprint, plan
 
-AFTER_WARMUP = ("epochs", "llm_epochs")  # and everything that starts with distill_
+AFTER_WARMUP = (  # a setting that is not named here keeps the warm-ups apart, so a new one can do no harm
+    "epochs",
+    "llm_epochs",
+    "distill_rounds",
+    "distill_direction",
+    "distill_temperature",
+    "distill_alpha_llm_to_crm",
+    "distill_alpha_crm_to_llm",
+    "distill_weighting",
+    "distill_topk",
+)
 
 
 def warmup_key(config):
     """A hash of every setting that a warm-up depends on."""
-    later = [key for key in config.final_config_dict if key.startswith("distill_") or key in AFTER_WARMUP]
-    return fingerprint(side_config(config, **dict.fromkeys(later)))
+    return fingerprint(side_config(config, **dict.fromkeys(AFTER_WARMUP)))
 
 
 def share(trainer, folder, mask_history):
