@@ -204,7 +204,7 @@ def install():
 
 
 def _load_time_field(config):
-    """Load the timestamps, which sequences and splits by time need, where RecBole's default for an unknown dataset leaves them out."""
+    """Load the timestamps, which sequences and splits by time need, where RecBole's default leaves them out."""
     values = config.internal_config_dict
     columns = (values.get("load_col") or {}).get("inter")
     time = config.external_config_dict.get("TIME_FIELD", values["TIME_FIELD"])

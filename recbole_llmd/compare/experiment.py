@@ -10,6 +10,8 @@ from pathlib import Path
 
 import yaml
 from recbole.config import Config
+from recbole.evaluator.base_metric import TopkMetric
+from recbole.evaluator.register import metrics_dict
 from recbole.utils import EvaluatorType, ModelType
 
 from recbole_llmd import settings as rules
@@ -88,6 +90,11 @@ class Experiment:
             refuse_own(given)
         for variant in self.variants.values():
             refuse_own({key: value for key, value in variant.items() if key != "model"})
+            if variant["model"] == "IMCorrect":
+                raise SettingsError(
+                    "IMCorrect compares arms of its own with each other: run it, or recbole-llmd unlearn --evaluate. "
+                    "Here, name the model that it corrects, such as EASE."
+                )
         self._refuse_unknown()
 
     def cells(self):
@@ -167,7 +174,10 @@ class Experiment:
 
     def _columns(self, config):
         """The metrics of the tables in RecBole's spelling; the first one is what plots show."""
-        known = [f"{metric.lower()}@{k}" for metric in config["metrics"] for k in config["topk"]]
+        names = [name.lower() for name in config["metrics"]]
+        known = [f"{name}@{k}" for name in names if issubclass(metrics_dict[name], TopkMetric) for k in config["topk"]]
+        if not known:
+            raise SettingsError(f"metrics = {config['metrics']!r}: none of them has a value for each user. Add NDCG.")
         if self.metrics is None:
             first = config["valid_metric"].lower()
             return sorted(known, key=lambda name: name != first)
@@ -297,7 +307,7 @@ def refuse_own(settings):
 
 
 def _is_ours(key):
-    return key.startswith(rules.PREFIXES) or key in rules.DISTILLATION_RULES
+    return key.startswith(rules.PREFIXES) or key in rules.WITHOUT_PREFIX
 
 
 def _nearest(name, names):

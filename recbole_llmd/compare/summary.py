@@ -178,7 +178,7 @@ def notes(cells, records, found, mask_history):
             )
     if any(record["cost"]["train_seconds"] is None for arm in found for record in arm.records.values()):
         said.append("Training seconds leave out the cells that were interrupted and went on later.")
-    commits = {record["commit"] for record in records}
+    commits = {record["commit"] for arm in found for record in arm.records.values()}
     if len(commits) > 1:
         said.append(f"The cells were run at different commits: {', '.join(sorted(commits))}.")
     return said

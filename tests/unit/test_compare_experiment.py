@@ -88,6 +88,9 @@ def test_columns_and_baseline():
                              models="BPR,EASE", dataset="ml-100k")  # fmt: skip
     experiment.cells()
     assert experiment.metrics == ["ndcg@10", "recall@5", "recall@10", "ndcg@5"] and experiment.baseline == "BPR"
+    one_for_all_users = {"metrics": "['ItemCoverage']", "valid_metric": "ItemCoverage@10"}
+    with pytest.raises(SettingsError, match="none of them has a value for each user"):
+        _experiment(one_for_all_users, models="BPR", dataset="ml-100k").cells()
 
 
 @pytest.mark.parametrize(
@@ -123,6 +126,7 @@ def test_bad_experiment_files_are_refused_before_anything_runs(text, message, wo
     [
         ({"models": "BPR"}, {}, "needs --models and --dataset"),
         ({"models": "BPR,BPR", "dataset": "tiny"}, {}, "different names"),
+        ({"models": "BPR,IMCorrect", "dataset": "tiny"}, {}, "name the model that it corrects"),
         ({"models": "BPR", "dataset": "tiny", "experiment": "x"}, {}, "Give one of them"),
         ({"experiment": "no.yaml"}, {}, "there is no such file"),
         ({"models": "BPR", "dataset": "tiny", "config_files": "no.yaml"}, {}, "there is no file 'no.yaml'"),

@@ -106,8 +106,10 @@ def test_breakdown_by_popularity(values):
 
 def test_notes_of_failures_interruptions_and_commits(values):
     cell = Cell("d", "b", "BPR", 7, {}, [], False, "k")
-    failed = {**_record(), "status": "failed", "error": ["x", "ValueError: y"], "commit": "e"}
-    notes = summary.notes([cell, cell], [failed, _record()], [_arm("a", values["a"], seconds=None)], False)
+    failed = {**_record(), "status": "failed", "error": ["x", "ValueError: y"]}
+    arm = _arm("a", values["a"], seconds=None)
+    arm.records[2]["commit"] = "e"
+    notes = summary.notes([cell, cell], [failed, _record()], [arm], False)
     assert notes[0] == "Failed: d, b, seed 7: ValueError: y"
     assert "leave out the cells that were interrupted" in notes[1] and notes[2].endswith("different commits: c, e.")
 
