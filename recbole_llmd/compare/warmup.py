@@ -37,7 +37,7 @@ def share(trainer, folder, mask_history):
     """Let ``trainer`` (of LLMD4Rec) start from the warm-up in ``folder``, or leave its own there.
 
     Returns:
-        callable: the seconds that the warm-up taken over has cost (0 if none was, None if that is not known).
+        float: the seconds that the warm-up taken over has cost; 0 if none was taken over, None if that is not known.
     """
     config = trainer.config
     file = Path(folder) / f"{config['dataset']}-{warmup_key(config)}-{'unseen' if mask_history else 'all'}.pth"
