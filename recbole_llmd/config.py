@@ -159,7 +159,8 @@ def install():
         load_internal(self, model, model_class, dataset)
         if model in settings.RULES:
             _lay_over(self, model, dataset)
-        if model_class.type == ModelType.SEQUENTIAL:
+        ordered = (self.external_config_dict.get("eval_args") or {}).get("order") == "TO"
+        if model_class.type == ModelType.SEQUENTIAL or ordered:
             _load_time_field(self)
 
     def _lay_over(self, model, dataset):
@@ -203,7 +204,7 @@ def install():
 
 
 def _load_time_field(config):
-    """Load the timestamps, which sequences need, where RecBole's default for an unknown dataset leaves them out."""
+    """Load the timestamps, which sequences and splits by time need, where RecBole's default leaves them out."""
     values = config.internal_config_dict
     columns = (values.get("load_col") or {}).get("inter")
     time = config.external_config_dict.get("TIME_FIELD", values["TIME_FIELD"])
