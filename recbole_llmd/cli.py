@@ -4,8 +4,8 @@ import argparse
 import sys
 
 RUN_HELP = """\
-Train and evaluate a model: LLMD4Rec, LLMRec, IMCorrect or any model of RecBole. Besides the options below, any setting of RecBole
-or of this package can be given as --key=value."""
+Train and evaluate a model: LLMD4Rec, LLMRec, IMCorrect or any model of RecBole. Besides the options below, any setting
+of RecBole or of this package can be given as --key=value."""
 COMPARE_HELP = """\
 Train models on the same split over several seeds and test their differences to a baseline. What is finished in --out
 is not run again. Besides the options below, any setting can be given as --key=value, for every model that has it."""

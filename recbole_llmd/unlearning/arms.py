@@ -11,7 +11,7 @@ retrained   the model fitted from scratch on the retained interactions: the refe
 =========== ========================================================================================================
 
 All arms answer the same requests. Those that fit anew (SISA, retrained) do so when :meth:`Arm.settle` is called, and
-count the time of such a fit for each request answered since.
+count the time of such fits for each request answered since.
 """
 
 import copy
@@ -20,7 +20,6 @@ from time import perf_counter
 import numpy as np
 
 from recbole_llmd.unlearning.engine import IMCorrect
-from recbole_llmd.unlearning.receipt import PeakMemory
 
 
 def clone(model, mapping):
@@ -102,39 +101,55 @@ class Retrained(_Deferred):
 class Sisa(_Deferred):
     """Models on parts of the users, their mapping matrices averaged: scores X·B are then the mean of the parts' scores.
 
-    Users are dealt out at random to ``unlearn_shards`` parts, by RecBole's seed.
+    Users are dealt out at random to ``unlearn_shards`` parts, by RecBole's seed. A part that a request concerns counts
+    the seconds of its fit from scratch, which is timed once; the mapping matrix that such a fit would give is found by
+    correcting the part's.
 
     Args:
-        parts: the parts' mapping matrices, if they are fitted already to the interactions of ``model``.
+        fitted: the parts of another Sisa of equal interactions, if there is one.
     """
 
-    def __init__(self, model, config, parts=None):
+    def __init__(self, model, config, fitted=None):
         super().__init__("SISA", model, config, "interaction")
-        shards, self.dtype = config["unlearn_shards"], self.engine.B.dtype
-        self.shard = np.random.default_rng(config["seed"]).permutation(self.model.n_users) % shards
-        self.parts = list(parts or map(self._fit, range(shards)))
+        shards, users = config["unlearn_shards"], self.model.n_users
+        self.shard, self.local = np.full(users, -1), np.zeros(users, np.int64)
+        self.shard[1:] = np.random.default_rng(config["seed"]).permutation(users - 1) % shards
+        for number in range(shards):
+            theirs = self.shard == number
+            self.local[theirs] = 1 + np.arange(theirs.sum())
+        if fitted:
+            self.parts = [(Arm("part", part.model, config, "mapping").engine, receipt) for part, receipt in fitted]
+        else:
+            self.parts = [self._fitted(number) for number in range(shards)]
         self._serve()
 
-    def _settle(self, requests, receipt):
-        touched = [np.unique(self.shard[users]) for users in requests]
-        again = np.unique(np.concatenate(touched))
-        with PeakMemory() as memory:
-            started = perf_counter()
-            for number in again:
-                self.parts[number] = self._fit(number)
-            each = (perf_counter() - started) / len(again)
-            started = perf_counter()
-            self._serve()
-            serving = perf_counter() - started
-        seconds = [each * len(parts) + serving for parts in touched]
-        self._count(seconds, memory.bytes, f"{len(again)} of {len(self.parts)} parts fitted")
+    def _fitted(self, number):
+        """The model of one part and the receipt of its fit; row 0 is RecBole's padding, as in the whole model."""
+        twin, X = clone(self.model, self.engine.mapping), self.engine.X
+        twin.interaction_matrix = X[np.append(0, np.flatnonzero(self.shard == number))]
+        twin.n_users = twin.interaction_matrix.shape[0]
+        part = IMCorrect(twin, self.engine.config, hashes=False)
+        return part, part.refit()
 
-    def _fit(self, number):
-        return self.engine.mapping.fit(self.engine.X[self.shard == number], self.engine.params, self.dtype)
+    def _settle(self, requests, receipt):
+        users, items = np.asarray(receipt.users), np.asarray(receipt.items)
+        again = np.unique(self.shard[users])
+        for number in again:
+            theirs = self.shard[users] == number
+            self.parts[number][0].forget(self.local[users[theirs]], items[theirs])
+        started = perf_counter()
+        self._serve()
+        serving = perf_counter() - started
+        fits = [fit for _, fit in self.parts]
+        seconds = [serving + sum(fits[number].seconds for number in np.unique(self.shard[of])) for of in requests]
+        peaks = [fits[number].peak_bytes for number in again]
+        peak = None if None in peaks else max(peaks)
+        self._count(seconds, peak, f"{len(again)} of {len(self.parts)} parts fitted")
 
     def _serve(self):
         mapping = self.engine.mapping
-        B = (sum(self.parts[1:], start=self.parts[0]) / len(self.parts)).astype(self.dtype)
+        matrices = [part.B for part, _ in self.parts]
+        B = (sum(matrices[1:], start=matrices[0]) / len(matrices)).astype(self.engine.B.dtype)
         derived = mapping.derived(self.engine.X, B) if hasattr(mapping, "derived") else {}
         for name, value in {mapping.MATRIX: B, **derived}.items():
             setattr(self.model, name, value)

@@ -65,9 +65,9 @@ class Study:
                 ("IMCorrect", "mapping"),
             )
         ]
+        if scenario.injected is None and self._parts is None:
+            self._parts = Sisa(model, self.config).parts
         sisa = Sisa(model, self.config, self._parts if scenario.injected is None else None)
-        if scenario.injected is None:
-            self._parts = self._parts or tuple(sisa.parts)
         arms += [sisa, Retrained(model, self.config)]
         return {arm.name: arm for arm in arms}
 

@@ -88,9 +88,10 @@ def _items_with(config, dataset):
 def _spam(config, X, dataset, known):
     """Fake users push unpopular items beside the most popular ones; then they are found and forgotten.
 
-    The bandwagon attack of Mobasher et al., Toward trustworthy recommender systems (2007): all spam users have the same
-    fillers, the most popular items, whose many real users then seem to be close to the targets. Targets come from the rarest quarter of the items that somebody has in X: an item that nobody has, has no scores
-    that could change, and a choice by the test set would let the test set into the training data.
+    The bandwagon attack of Mobasher et al., Toward trustworthy recommender systems (2007): all spam users have the
+    same fillers, the most popular items, whose many real users then seem to be close to the targets. Targets come
+    from the rarest quarter of the items that somebody has in X: an item that nobody has, has no scores that could
+    change, and a choice by the test set would let the test set into the training data.
     """
     popularity = np.bincount(X.indices, minlength=X.shape[1])
     items = np.flatnonzero(popularity)

@@ -155,6 +155,8 @@ def test_the_command_evaluates_models_and_scenarios_into_one_report(workdir, tra
     assert cli.main(arguments) == 0
     record = json.loads((workdir / "report" / "evaluation.json").read_text())
     assert len(record["rows"]) == 2 * 2 * 2 * 2 * len(ARMS)
+    sisa = [row["scores_frobenius"] for row in record["rows"] if row["arm"] == "SISA" and row["scenario"] == "users"]
+    assert len(set(sisa)) == 8 and max(sisa) < 1  # of each ratio, seed and model its own
     assert [fit["model"] for fit in record["fits"]] == ["EASE", "ItemKNN"]
     assert record["command"].startswith("recbole-llmd unlearn --evaluate --models=EASE,ItemKNN --scenarios=users,noise")
     with open(workdir / "report" / "evaluation.csv") as file:
