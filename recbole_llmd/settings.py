@@ -123,6 +123,7 @@ DISTILLATION_RULES = {
     "distill_alpha_llm_to_crm": _number(0),
     "distill_alpha_crm_to_llm": _number(0),
     "distill_weighting": _choice("adaptive", "confidence", "rank", "uniform"),
+    "distill_restart": _boolean,
     "distill_topk": _either("auto", _integer(0)),
     "resume": _boolean,
 }

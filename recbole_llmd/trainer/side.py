@@ -39,6 +39,7 @@ class SideTrainer(Trainer):
         self.logger = _LabelledLogger(self.logger, {"label": side})
         self.phase_index, self.label = 0, side
         self.scorer = self.window_loader = self.objective = None
+        self.initial_state = copy.deepcopy(model.state_dict())
         self.best_state = None
         self.figures = []
         self.before_epoch = lambda epoch: None
@@ -51,8 +52,14 @@ class SideTrainer(Trainer):
             self.window_loader = WindowLoader(windows, self.config, self.config["train_batch_size"])
         self.objective = Objective(scorer)
 
-    def begin(self, index, label, epochs):
-        """Start a phase: a fresh optimizer and early-stopping count; best weights and score stay."""
+    def begin(self, index, label, epochs, restart=False):
+        """Start a phase: a fresh optimizer and early-stopping count; best weights and score stay.
+
+        With ``restart`` the training starts from the initial weights: a student that has already fitted the samples
+        too closely learns little from a teacher.
+        """
+        if restart:
+            self.model.load_state_dict(self.initial_state)
         self.phase_index, self.label = index, label
         self.logger.extra["label"] = label
         self.tensorboard.offset = len(self.figures)
