@@ -67,8 +67,8 @@ class LLMD4RecTrainer(Trainer):
     """Alternates the phases of :func:`plan`; each phase is one RecBole ``fit`` of one side.
 
     Each side keeps the weights of its best validation epoch over the whole run: they teach the other side, and the
-    CRM's are what the run returns, evaluates and saves. A round's phases start from the initial weights, or with
-    ``distill_restart: False`` from the best.
+    CRM's are what the run returns, evaluates and saves. A round's phases start from the best weights, or
+    with ``distill_restart`` from the initial ones.
     """
 
     def __init__(self, config, model):
