@@ -67,8 +67,8 @@ class LLMD4RecTrainer(Trainer):
     """Alternates the phases of :func:`plan`; each phase is one RecBole ``fit`` of one side.
 
     Each side keeps the weights of its best validation epoch over the whole run: they teach the other side, and the
-    CRM's are what the run returns, evaluates and saves. A round's phases start from the best weights, or
-    with ``distill_restart`` from the initial ones.
+    CRM's are what the run returns, evaluates and saves. Phases start from the best weights; with ``llm_restart`` the
+    LLM starts each round from its initial ones.
     """
 
     def __init__(self, config, model):
@@ -115,7 +115,8 @@ class LLMD4RecTrainer(Trainer):
     def _run_phase(self, index, phase, middle, train_data, valid_data, verbose, saved, show_progress, callback_fn):
         epoch, progress = middle
         student = self.sides[phase.student]
-        student.begin(index, phase.label, phase.epochs, phase.round > 0 and self.config["distill_restart"])
+        restart = phase.student == "LLM" and phase.round > 0 and self.config["llm_restart"]
+        student.begin(index, phase.label, phase.epochs, restart)
         if progress and epoch is not None:
             student.load_progress(progress[phase.student], epoch)
         elif saved:

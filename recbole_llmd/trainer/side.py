@@ -115,7 +115,7 @@ class SideTrainer(Trainer):
         return score, result
 
     def _full_sort_batch_eval(self, batched_data):
-        with scored_by_length(self.model) if self.scorer.windows else contextlib.nullcontext():
+        with scored_by_length(self.model) if self.scorer and self.scorer.windows else contextlib.nullcontext():
             return super()._full_sort_batch_eval(batched_data)
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
