@@ -117,6 +117,7 @@ DISTILLATION_RULES = {
     "llm_stopping_step": _integer(0),
     "llm_eval_step": _integer(1),
     "llm_clip_grad_norm": _optional(_dict),
+    "llm_restart": _boolean,
     "distill_rounds": _integer(0),
     "distill_direction": _choice("mutual", "llm_to_crm", "crm_to_llm", "none"),
     "distill_temperature": _number(0, above=True),

@@ -25,6 +25,7 @@ AFTER_WARMUP = (  # a setting that is not named here keeps the warm-ups apart, s
     "distill_alpha_crm_to_llm",
     "distill_weighting",
     "distill_topk",
+    "llm_restart",
 )
 
 

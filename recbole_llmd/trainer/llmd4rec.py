@@ -66,8 +66,9 @@ def plan(config):
 class LLMD4RecTrainer(Trainer):
     """Alternates the phases of :func:`plan`; each phase is one RecBole ``fit`` of one side.
 
-    Each side keeps the weights of its best validation epoch over the whole run: they teach the other side, they are
-    what the next phase starts from, and the CRM's are what the run returns, evaluates and saves.
+    Each side keeps the weights of its best validation epoch over the whole run: they teach the other side, and the
+    CRM's are what the run returns, evaluates and saves. Phases start from the best weights; with ``llm_restart`` the
+    LLM starts each round from its initial ones.
     """
 
     def __init__(self, config, model):
@@ -114,7 +115,8 @@ class LLMD4RecTrainer(Trainer):
     def _run_phase(self, index, phase, middle, train_data, valid_data, verbose, saved, show_progress, callback_fn):
         epoch, progress = middle
         student = self.sides[phase.student]
-        student.begin(index, phase.label, phase.epochs)
+        restart = phase.student == "LLM" and phase.round > 0 and self.config["llm_restart"]
+        student.begin(index, phase.label, phase.epochs, restart)
         if progress and epoch is not None:
             student.load_progress(progress[phase.student], epoch)
         elif saved:

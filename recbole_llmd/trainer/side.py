@@ -1,15 +1,20 @@
 """RecBole's Trainer for one side of a run: all-position batches, phases, and the side's best weights."""
 
+import contextlib
 import copy
 import logging
 
 import numpy as np
+import torch
+from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
 from recbole.utils import init_seed, set_color
 from tqdm import tqdm
 
 from recbole_llmd.data.windows import WindowLoader, build_windows
 from recbole_llmd.trainer.objective import EpochFigures, Objective
+
+ROWS_TOGETHER = 256  # histories scored in one pass when a side is evaluated
 
 
 def epoch_seed(seed, phase, epoch):
@@ -34,6 +39,7 @@ class SideTrainer(Trainer):
         self.logger = _LabelledLogger(self.logger, {"label": side})
         self.phase_index, self.label = 0, side
         self.scorer = self.window_loader = self.objective = None
+        self.initial_state = copy.deepcopy(model.state_dict())
         self.best_state = None
         self.figures = []
         self.before_epoch = lambda epoch: None
@@ -46,8 +52,14 @@ class SideTrainer(Trainer):
             self.window_loader = WindowLoader(windows, self.config, self.config["train_batch_size"])
         self.objective = Objective(scorer)
 
-    def begin(self, index, label, epochs):
-        """Start a phase: a fresh optimizer and early-stopping count; best weights and score stay."""
+    def begin(self, index, label, epochs, restart=False):
+        """Start a phase: a fresh optimizer and early-stopping count; best weights and score stay.
+
+        With ``restart`` the training starts from the initial weights: a student that has already fitted the samples
+        too closely learns little from a teacher.
+        """
+        if restart:
+            self.model.load_state_dict(self.initial_state)
         self.phase_index, self.label = index, label
         self.logger.extra["label"] = label
         self.tensorboard.offset = len(self.figures)
@@ -102,6 +114,10 @@ class SideTrainer(Trainer):
         self.figures[-1]["valid"] = score
         return score, result
 
+    def _full_sort_batch_eval(self, batched_data):
+        with scored_by_length(self.model) if self.scorer and self.scorer.windows else contextlib.nullcontext():
+            return super()._full_sort_batch_eval(batched_data)
+
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         """RecBole calls this for the best epoch so far: keep its weights."""
         self.best_state = copy.deepcopy(self.model.state_dict())
@@ -131,6 +147,30 @@ class SideTrainer(Trainer):
         if epoch is not None:
             self.start_epoch, self.cur_step = epoch, progress["cur_step"]
             self.optimizer.load_state_dict(progress["optimizer"])
+
+
+@contextlib.contextmanager
+def scored_by_length(model):
+    """Inside, a causal ``model`` scores histories of like length together, without the padding beyond the longest.
+
+    RecBole pads every history to ``MAX_ITEM_LIST_LENGTH``; on sparse data most of a validation pass is padding.
+    """
+    plain = model.full_sort_predict
+
+    def by_length(interaction):
+        length = interaction[model.ITEM_SEQ_LEN]
+        order, scores = length.argsort(), []
+        for rows in order.split(ROWS_TOGETHER):
+            part = interaction[rows]
+            part.update(Interaction({model.ITEM_SEQ: part[model.ITEM_SEQ][:, : int(length[rows].max())]}))
+            scores.append(plain(part))
+        return torch.cat(scores)[order.argsort()]
+
+    model.full_sort_predict = by_length
+    try:
+        yield
+    finally:
+        del model.full_sort_predict
 
 
 class _LabelledLogger(logging.LoggerAdapter):

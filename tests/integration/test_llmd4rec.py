@@ -147,6 +147,30 @@ def test_warm_up_does_not_depend_on_the_direction(fast_distill):
         assert mutual[side][2] != none[side][2]
 
 
+@pytest.mark.parametrize("side", ["CRM", "LLM"])
+def test_only_the_llm_restarts_and_only_on_request(build, fast_distill, side):
+    for restart in (True, False):
+        config, (train, valid, _), model = build(fast_distill, distill_direction="none", llm_restart=restart)
+        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+        student, starts = trainer.sides[side], []
+        begin = student.begin
+
+        def recorded(*args, begin=begin, student=student, starts=starts):
+            begin(*args)
+            starts.append({name: value.clone() for name, value in student.model.state_dict().items()})
+
+        built_with = {name: value.clone() for name, value in student.model.state_dict().items()}
+        student.begin = recorded
+        trainer.fit(train, valid, saved=False, verbose=False)
+        warm_up, first_round = starts
+        assert _equal(warm_up, built_with)
+        assert _equal(first_round, built_with) == (restart and side == "LLM")
+
+
+def _equal(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_crm_starts_like_the_crm_alone(build, fast_distill):
     _, _, both = build(fast_distill)
     _, _, alone = build(
