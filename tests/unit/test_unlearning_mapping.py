@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import ElasticNet, Lasso
+from threadpoolctl import threadpool_limits
 
 from recbole_llmd.unlearning.mapping import MODELS, admm, cost, ease, itemknn, mapping_of, slim
 from recbole_llmd.unlearning.mapping.state import Change, MappingMismatch, State, Unsolved
@@ -220,26 +221,41 @@ def test_ease_refits_when_the_update_drifted(monkeypatch):
     assert np.abs(B - ease_by_inverse(before, 3.0)).max() < 1e-12  # as it was
 
 
-def test_ease_restores_what_it_wrote_when_it_is_interrupted(monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ease_restores_what_it_wrote_when_it_is_interrupted(monkeypatch, threads):
     before = interactions(2, items=40)
     after = before.copy()
     after[3] = 0
     B = ease_by_inverse(before, 3.0)
     monkeypatch.setattr(ease, "BLOCK_BYTES", 5 * 40 * 8)
-    matmul, calls = np.matmul, []
+    found, calls = ease.get_blas_funcs, []
 
-    def interrupted(*arguments, **keywords):
-        calls.append(B.copy())
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return matmul(*arguments, **keywords)
+    def interrupted(*arguments):
+        gemm = found(*arguments)
 
-    monkeypatch.setattr(np, "matmul", interrupted)
+        def product(*arguments, **keywords):
+            calls.append(B.copy())
+            if len(calls) == 4:
+                raise MemoryError
+            return gemm(*arguments, **keywords)
+
+        return product
+
+    monkeypatch.setattr(ease, "get_blas_funcs", interrupted)
     monkeypatch.setattr(ease, "refit_seconds", lambda n, dtype: np.inf)
-    with pytest.raises(KeyboardInterrupt):
+    with threadpool_limits(threads), pytest.raises(MemoryError):
         corrected(ease, EASE, before, after, B=B)
     assert np.abs(calls[-1] - ease_by_inverse(before, 3.0)).max() > 1e-4  # it had begun
     assert np.abs(B - ease_by_inverse(before, 3.0)).max() < 1e-12
+
+
+def test_ease_corrects_a_matrix_of_any_memory_order():
+    before = interactions(2)
+    after = before.copy()
+    after[3] = 0
+    given = np.asfortranarray(ease_by_inverse(before, 3.0))
+    assert np.abs(corrected(ease, EASE, before, after, B=given).B - ease_by_inverse(after, 3.0)).max() < 1e-12
+    assert np.abs(given - ease_by_inverse(before, 3.0)).max() < 1e-12
 
 
 def test_ease_refuses_a_matrix_of_other_interactions():

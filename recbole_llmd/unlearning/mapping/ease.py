@@ -9,11 +9,15 @@ A change of X changes G by U·S·Uᵀ of low rank with S⁻¹ = S, and P by Wood
     P' = P - W·K⁻¹·Wᵀ,   W = P·U,   K = S + Uᵀ·P·U
 """
 
+from dataclasses import replace
+
 import numpy as np
 import scipy.sparse as sp
+from scipy.linalg import get_blas_funcs
 
 from recbole_llmd.unlearning.mapping.cost import cholesky_inverse, low_rank_seconds, refit_seconds
 from recbole_llmd.unlearning.mapping.state import Correction, MappingMismatch, Unsolved, gram, gram_rows
+from recbole_llmd.unlearning.mapping.threads import in_parallel
 
 PARAMETERS = ("reg_weight",)
 MATRIX = "item_similarity"
@@ -49,6 +53,8 @@ def correct(state, change, tolerance):
         MappingMismatch: if B is not the solution of X (checked at the first correction of a model).
         Unsolved: if even a fit leaves a residual above ``tolerance``.
     """
+    if not state.B.flags.c_contiguous:  # nothing can be added to it in place
+        return correct(replace(state, B=np.ascontiguousarray(state.B)), change, tolerance)
     B, weight = np.asarray(state.B), state.params["reg_weight"]
     diagonal = _diagonal(state.X, B, weight, state.cache, tolerance)
     factors, signature = low_rank(change, state.X)
@@ -62,8 +68,9 @@ def correct(state, change, tolerance):
     image, solved, after = _woodbury(B, diagonal, factors, signature)
     if not (np.isfinite(after).all() and (after > 0).all()):
         return _refit(change.X, state.params, B.dtype, tolerance, estimates, "the update was singular")
-    solved = (solved / after).astype(B.dtype)
+    solved = (solved / diagonal).astype(B.dtype)
     scale = (diagonal / after).astype(B.dtype)
+    image = np.ascontiguousarray(image.T)
     probes = _probes(len(B))
     answer = _update(B, image, solved, scale, after, probes)
     try:
@@ -81,7 +88,7 @@ def correct(state, change, tolerance):
             f"residual {residual:.1e} of the update above {tolerance:.0e}",
         )
     except BaseException:
-        _undo(B, image, solved, scale, len(B))
+        _undo(B, image, solved, scale, _blocks(B, rank))
         raise
 
 
@@ -158,38 +165,43 @@ def _blocks(B, rank):
 
 
 def _update(B, image, solved, scale, after, probes):
-    """Write B' = B·diag(P_jj / P'_jj) + W·K⁻¹·Wᵀ·diag(1/P'_jj), zero on the diagonal, over B.
+    """Write B' = (B + W·K⁻¹·Wᵀ·diag(1/P_jj))·diag(P_jj / P'_jj), zero on the diagonal, over the C-ordered B.
+
+    Args:
+        image: W [n_items, rank].
+        solved: K⁻¹·Wᵀ·diag(1/P_jj) [rank, n_items].
 
     Returns:
         P'·probes [n_items, PROBES], computed on the way from the numbers written.
     """
-    if len(solved) == 1:  # NumPy gives products over an inner dimension of 1 to no BLAS
-        image, solved = (np.vstack([part, np.zeros_like(part)]) for part in (image, solved))
     weighted = after[:, None] * probes
     answer, narrow = weighted.copy(), weighted.astype(B.dtype)
-    blocks, written = _blocks(B, len(solved)), 0
-    buffers = np.empty((2, blocks[0][1], len(B)), B.dtype)
+    gemm, written = get_blas_funcs("gemm", (B,)), []
+
+    def write(block):
+        rows = slice(*block)
+        part = B[rows]
+        # Transposed, C-ordered arrays are what BLAS adds to in place. The call comes first because it can fail.
+        gemm(1.0, solved.T, image[rows].T, 1.0, part.T, overwrite_c=True)
+        written.append(block)
+        np.multiply(part, scale, out=part)
+        part[np.arange(len(part)), np.arange(*block)] = 0
+        answer[rows] -= part @ narrow
+
     try:
-        for start, stop in blocks:
-            block, scaled = buffers[:, : stop - start]
-            np.matmul(image[:, start:stop].T, solved, out=block)
-            block += np.multiply(B[start:stop], scale, out=scaled)
-            block[np.arange(stop - start), np.arange(start, stop)] = 0
-            B[start:stop], written = block, stop
-            answer[start:stop] -= block @ narrow
+        in_parallel(write, _blocks(B, len(solved)))
     except BaseException:
         _undo(B, image, solved, scale, written)
         raise
     return answer
 
 
-def _undo(B, image, solved, scale, rows):
-    """Restore the first ``rows`` rows of B, to rounding."""
-    for start, stop in _blocks(B, len(solved)):
-        stop = min(stop, rows)
-        if start < stop:
-            B[start:stop] = (B[start:stop] - image[:, start:stop].T @ solved) / scale
-            B[np.arange(start, stop), np.arange(start, stop)] = 0
+def _undo(B, image, solved, scale, written):
+    """Restore the blocks ``written`` of B, to rounding."""
+    for block in written:
+        rows = slice(*block)
+        B[rows] = B[rows] / scale - image[rows] @ solved
+        B[np.arange(*block), np.arange(*block)] = 0
 
 
 def _probes(n):
