@@ -23,7 +23,7 @@ PARAMETERS = ("reg_weight",)
 MATRIX = "item_similarity"
 TOLERANCE = {"float32": 1e-4, "float64": 1e-8}
 
-BLOCK_BYTES = 1 << 20  # of B at a time: it stays in the processor's cache between its reads and writes
+BLOCK_BYTES = 1 << 19  # of B at a time: it stays in a core's cache between its reads and writes
 PROBES = 2
 
 
@@ -152,15 +152,15 @@ def _woodbury(B, diagonal, factors, signature):
     image *= diagonal.astype(dtype)
     capacitance = signature + factors @ image.T.astype(np.float64)
     try:
-        solved = np.linalg.solve((capacitance + capacitance.T) / 2, image.astype(np.float64))
+        solved = np.linalg.inv((capacitance + capacitance.T) / 2) @ image  # twice as fast as solving for n_items
     except np.linalg.LinAlgError:
         solved = np.full(image.shape, np.nan)  # the caller refits
     return image, solved, diagonal - np.einsum("rj,rj->j", image, solved)
 
 
 def _blocks(B, rank):
-    # A product of higher rank wants more rows at a time than fit the cache.
-    rows = min(len(B), max(1, BLOCK_BYTES // (B.itemsize * len(B)), min(rank, 128)))
+    # A product of higher rank wants more rows at a time than fit the cache: BLAS copies the other factor at every call.
+    rows = min(len(B), max(1, BLOCK_BYTES // (B.itemsize * len(B)), min(2 * rank, 256)))
     return [(start, min(start + rows, len(B))) for start in range(0, len(B), rows)]
 
 
