@@ -100,7 +100,7 @@ def measure(name, settings, sizes, repeats):
 
 
 def write_synthetic(folder, items):
-    """Write an atomic file of ``items`` users and items to ``folder``; every item occurs. Returns RecBole's settings."""
+    """Write an atomic file of ``items`` users and items, each of which occurs; returns RecBole's settings."""
     import numpy as np
 
     rng, name = np.random.default_rng(SEED), f"synthetic-{items}"

@@ -9,11 +9,8 @@ A change of X changes G by U·S·Uᵀ of low rank with S⁻¹ = S, and P by Wood
     P' = P - W·K⁻¹·Wᵀ,   W = P·U,   K = S + Uᵀ·P·U
 """
 
-from dataclasses import replace
-
 import numpy as np
 import scipy.sparse as sp
-from scipy.linalg import get_blas_funcs
 
 from recbole_llmd.unlearning.mapping.cost import cholesky_inverse, low_rank_seconds, refit_seconds
 from recbole_llmd.unlearning.mapping.state import Correction, MappingMismatch, Unsolved, gram, gram_rows
@@ -23,7 +20,7 @@ PARAMETERS = ("reg_weight",)
 MATRIX = "item_similarity"
 TOLERANCE = {"float32": 1e-4, "float64": 1e-8}
 
-BLOCK_BYTES = 1 << 19  # of B at a time: it stays in a core's cache between its reads and writes
+BLOCK_BYTES = 1 << 20  # of B at a time: it stays in a core's cache between its reads and writes
 PROBES = 2
 
 
@@ -53,8 +50,6 @@ def correct(state, change, tolerance):
         MappingMismatch: if B is not the solution of X (checked at the first correction of a model).
         Unsolved: if even a fit leaves a residual above ``tolerance``.
     """
-    if not state.B.flags.c_contiguous:  # nothing can be added to it in place
-        return correct(replace(state, B=np.ascontiguousarray(state.B)), change, tolerance)
     B, weight = np.asarray(state.B), state.params["reg_weight"]
     diagonal = _diagonal(state.X, B, weight, state.cache, tolerance)
     factors, signature = low_rank(change, state.X)
@@ -68,9 +63,8 @@ def correct(state, change, tolerance):
     image, solved, after = _woodbury(B, diagonal, factors, signature)
     if not (np.isfinite(after).all() and (after > 0).all()):
         return _refit(change.X, state.params, B.dtype, tolerance, estimates, "the update was singular")
-    solved = (solved / diagonal).astype(B.dtype)
+    solved = (solved / after).astype(B.dtype)
     scale = (diagonal / after).astype(B.dtype)
-    image = np.ascontiguousarray(image.T)
     probes = _probes(len(B))
     answer = _update(B, image, solved, scale, after, probes)
     try:
@@ -160,48 +154,46 @@ def _woodbury(B, diagonal, factors, signature):
 
 def _blocks(B, rank):
     # A product of higher rank wants more rows at a time than fit the cache: BLAS copies the other factor at every call.
-    rows = min(len(B), max(1, BLOCK_BYTES // (B.itemsize * len(B)), min(2 * rank, 256)))
+    rows = min(len(B), max(1, BLOCK_BYTES // (B.itemsize * len(B)), min(rank, 256)))
     return [(start, min(start + rows, len(B))) for start in range(0, len(B), rows)]
 
 
 def _update(B, image, solved, scale, after, probes):
-    """Write B' = (B + W·K⁻¹·Wᵀ·diag(1/P_jj))·diag(P_jj / P'_jj), zero on the diagonal, over the C-ordered B.
-
-    Args:
-        image: W [n_items, rank].
-        solved: K⁻¹·Wᵀ·diag(1/P_jj) [rank, n_items].
+    """Write B' = B·diag(P_jj / P'_jj) + W·K⁻¹·Wᵀ·diag(1/P'_jj), zero on the diagonal, over B.
 
     Returns:
         P'·probes [n_items, PROBES], computed on the way from the numbers written.
     """
+    if len(solved) == 1:  # NumPy gives products over an inner dimension of 1 to no BLAS
+        image, solved = (np.vstack([part, np.zeros_like(part)]) for part in (image, solved))
     weighted = after[:, None] * probes
     answer, narrow = weighted.copy(), weighted.astype(B.dtype)
-    gemm, written = get_blas_funcs("gemm", (B,)), []
+    blocks, written = _blocks(B, len(solved)), []
 
-    def write(block):
-        rows = slice(*block)
-        part = B[rows]
-        # Transposed, C-ordered arrays are what BLAS adds to in place. The call comes first because it can fail.
-        gemm(1.0, solved.T, image[rows].T, 1.0, part.T, overwrite_c=True)
-        written.append(block)
-        np.multiply(part, scale, out=part)
-        part[np.arange(len(part)), np.arange(*block)] = 0
-        answer[rows] -= part @ narrow
+    def write(blocks_to_do):
+        buffer = np.empty((blocks[0][1], len(B)), B.dtype)
+        for start, stop in blocks_to_do:
+            block, added = B[start:stop], buffer[: stop - start]
+            np.matmul(image[:, start:stop].T, solved, out=added)
+            written.append((start, stop))  # from here on nothing can fail
+            block *= scale
+            block += added
+            block[np.arange(stop - start), np.arange(start, stop)] = 0
+            answer[start:stop] -= block @ narrow
 
     try:
-        in_parallel(write, _blocks(B, len(solved)))
+        in_parallel(write, blocks)
     except BaseException:
         _undo(B, image, solved, scale, written)
         raise
     return answer
 
 
-def _undo(B, image, solved, scale, written):
-    """Restore the blocks ``written`` of B, to rounding."""
-    for block in written:
-        rows = slice(*block)
-        B[rows] = B[rows] / scale - image[rows] @ solved
-        B[np.arange(*block), np.arange(*block)] = 0
+def _undo(B, image, solved, scale, blocks):
+    """Restore the written ``blocks`` of B, to rounding."""
+    for start, stop in blocks:
+        B[start:stop] = (B[start:stop] - image[:, start:stop].T @ solved) / scale
+        B[np.arange(start, stop), np.arange(start, stop)] = 0
 
 
 def _probes(n):

@@ -12,17 +12,13 @@ def _libraries():
 
 
 def in_parallel(work, blocks):
-    """Call ``work(block)`` for every block, BLAS within it single-threaded.
+    """Call ``work(blocks)`` in every thread, with one iterator that they share out among them and single-threaded BLAS.
 
-    NumPy and BLAS let other threads run meanwhile. Returns, or raises the first exception, when no call is running any
-    more: also at an interrupt, which reaches the waiting main thread alone.
+    NumPy lets the other threads run meanwhile; SciPy's BLAS functions do not. Returns, or raises the first exception,
+    when no thread works any more: also at an interrupt, which reaches the waiting main thread alone.
     """
     threads = max((library["num_threads"] for library in _libraries().select(user_api="blas").info()), default=1)
-    remaining = iter(blocks)
-
-    def worker(_):
-        for block in remaining:
-            work(block)
-
+    blocks = iter(blocks)
     with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        list(pool.map(worker, range(threads)))
+        for future in [pool.submit(work, blocks) for _ in range(threads)]:
+            future.result()
