@@ -145,17 +145,28 @@ def _woodbury(B, diagonal, factors, signature):
     np.subtract(dense, image, out=image)
     image *= diagonal.astype(dtype)
     capacitance = signature + factors @ image.T.astype(np.float64)
+    solved = np.full(image.shape, np.nan)
     try:
-        solved = np.linalg.inv((capacitance + capacitance.T) / 2) @ image  # twice as fast as solving for n_items
+        inverse = np.linalg.inv((capacitance + capacitance.T) / 2)  # twice as fast as solving for n_items
     except np.linalg.LinAlgError:
-        solved = np.full(image.shape, np.nan)  # the caller refits
+        return image, solved, solved[0]  # the caller refits
+
+    def solve(blocks):  # BLAS's own threads would wait busily for the next call, at the expense of the update's
+        for start, stop in blocks:
+            np.matmul(inverse, image[:, start:stop], out=solved[:, start:stop])
+
+    in_parallel(solve, _ranges(len(B), 1024))
     return image, solved, diagonal - np.einsum("rj,rj->j", image, solved)
 
 
 def _blocks(B, rank):
     # A product of higher rank wants more rows at a time than fit the cache: BLAS copies the other factor at every call.
     rows = min(len(B), max(1, BLOCK_BYTES // (B.itemsize * len(B)), min(rank, 256)))
-    return [(start, min(start + rows, len(B))) for start in range(0, len(B), rows)]
+    return _ranges(len(B), rows)
+
+
+def _ranges(n, step):
+    return [(start, min(start + step, n)) for start in range(0, n, step)]
 
 
 def _update(B, image, solved, scale, after, probes):
