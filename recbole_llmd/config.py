@@ -6,6 +6,7 @@ gives, and the settings are checked before anything is loaded.
 """
 
 import contextlib
+import copy
 import difflib
 import functools
 from pathlib import Path
@@ -31,16 +32,18 @@ def load_properties(name):
         return yaml.safe_load(file)
 
 
-def defaults(model, crm_file_defaults=None):
+def defaults(model, inner_defaults=None):
     """All defaults of ``model``, to be laid over RecBole's internal ones.
 
     For LLMD4Rec: the CRM's own property file, then LLMRec's settings (its training keys with ``llm_`` in front),
-    then LLMD4Rec's.
+    then LLMD4Rec's. For IMCorrect: the mapping model's, then its own.
     """
+    if model == "IMCorrect":
+        return {**(inner_defaults or {}), **load_properties(model)}
     llm = load_properties("LLMRec")
     if model == "LLMRec":
         return llm
-    merged = dict(crm_file_defaults or {})
+    merged = dict(inner_defaults or {})
     merged.update({key: value for key, value in llm.items() if key.startswith(settings.PREFIXES)})
     merged.update({f"llm_{key}": llm[key] for key in settings.TRAINING_KEYS})
     merged.update(load_properties("LLMD4Rec"))
@@ -72,6 +75,22 @@ def crm_class(name):
                 "side of a mutual distillation. Use SASRec, GRU4Rec or another sequential model."
             )
     return cls
+
+
+def mapping_class(name):
+    """The RecBole class of the mapping model called ``name``.
+
+    Raises:
+        SettingsError: if it is none that can be corrected.
+    """
+    rule = settings.RULES["IMCorrect"]["mapping_model"]
+    if not rule.test(name):
+        raise SettingsError(f"mapping_model = {name!r}: must be {rule.text}.")
+    return get_model(name)
+
+
+# The models that hold one of RecBole's: the key that names it, and how its class is found.
+INNER = {"LLMD4Rec": ("crm_model", crm_class), "IMCorrect": ("mapping_model", mapping_class)}
 
 
 def nearest_model(name):
@@ -107,6 +126,22 @@ def side_config(config, **values):
     return copy
 
 
+def plain_config(config, name):
+    """A copy of ``config`` for RecBole's model ``name`` run alone, without a trace of this package."""
+    plain = copy.copy(config)
+    plain.model, plain.model_class = name, get_model(name)
+    for attribute, values in vars(config).items():
+        if attribute.endswith("config_dict"):
+            kept = {
+                key: value
+                for key, value in values.items()
+                if not key.startswith(settings.PREFIXES) and key not in ("model", *settings.WITHOUT_PREFIX)
+            }
+            setattr(plain, attribute, kept)
+    plain.final_config_dict["model"] = name
+    return plain
+
+
 def llm_side_config(config):
     """The Config of the LLM side of LLMD4Rec: RecBole's training keys take the values of their ``llm_`` namesakes."""
     values = {key: config[f"llm_{key}"] for key in settings.TRAINING_KEYS}
@@ -124,17 +159,19 @@ def install():
         load_internal(self, model, model_class, dataset)
         if model in settings.RULES:
             _lay_over(self, model, dataset)
-        if model_class.type == ModelType.SEQUENTIAL:
+        ordered = (self.external_config_dict.get("eval_args") or {}).get("order") == "TO"
+        if model_class.type == ModelType.SEQUENTIAL or ordered:
             _load_time_field(self)
 
     def _lay_over(self, model, dataset):
-        crm_defaults = None
-        if model == "LLMD4Rec":
-            name = self.external_config_dict.get("crm_model", load_properties(model)["crm_model"])
-            load_internal(self, name, crm_class(name), dataset)  # as if the CRM were run alone
-            crm_defaults = self.internal_config_dict
+        inner_defaults = None
+        if model in INNER:
+            key, model_of = INNER[model]
+            name = self.external_config_dict.get(key, load_properties(model)[key])
+            load_internal(self, name, model_of(name), dataset)  # as if that model were run alone
+            inner_defaults = self.internal_config_dict
             self.internal_config_dict = {}
-        self.internal_config_dict.update(defaults(model, crm_defaults))
+        self.internal_config_dict.update(defaults(model, inner_defaults))
 
     @functools.wraps(set_defaults)
     def _set_default_parameters(self):
@@ -167,7 +204,7 @@ def install():
 
 
 def _load_time_field(config):
-    """Load the timestamps, which sequences need, where RecBole's default for an unknown dataset leaves them out."""
+    """Load the timestamps, which sequences and splits by time need, where RecBole's default leaves them out."""
     values = config.internal_config_dict
     columns = (values.get("load_col") or {}).get("inter")
     time = config.external_config_dict.get("TIME_FIELD", values["TIME_FIELD"])

@@ -1,8 +1,8 @@
 """RecBole's quick start with our results in its dictionary, in one process or many."""
 
-import copy
 import functools
 import os
+import shlex
 from logging import getLogger
 
 import recbole.quick_start
@@ -11,9 +11,10 @@ from recbole.quick_start import quick_start as recbole_quick_start
 from recbole.utils import set_color
 
 from recbole_llmd import results
-from recbole_llmd.config import crm_class
+from recbole_llmd.config import plain_config
 from recbole_llmd.files import whole
-from recbole_llmd.settings import PREFIXES, SettingsError
+from recbole_llmd.report.record import without_paths
+from recbole_llmd.settings import SettingsError
 
 _run_recboles = recbole_quick_start.run_recboles
 
@@ -49,12 +50,17 @@ def install():
         module.run_recboles = run_recboles
 
 
-def run(args, settings):
-    """Run what the command line asks for; ``settings`` are its ``--key=value`` arguments."""
+def _config_files(args):
     files = (args.config_files or "").split()
     for file in files:
         if not os.path.isfile(file):
             raise SettingsError(f"config_files: there is no file {file!r}.")
+    return files
+
+
+def run(args, settings):
+    """Run what the command line asks for; ``settings`` are its ``--key=value`` arguments."""
+    files = _config_files(args)
     if args.resume:
         settings = {**settings, "resume": True}
     return recbole.quick_start.run(
@@ -68,6 +74,41 @@ def run(args, settings):
         port=args.port,
         group_offset=args.group_offset,
     )
+
+
+def evaluate_unlearning(args, settings):
+    """Run IMCorrect for each of ``--models`` and ``--scenarios``; the whole report goes to the folder ``--out``.
+
+    Returns:
+        dict: the record (see ``docs/unlearning.md``).
+    """
+    from recbole_llmd.unlearning import report
+
+    files, record = _config_files(args), None
+    for model in args.models.split(","):
+        for scenario in args.scenarios.split(","):
+            chosen = {
+                "mapping_model": model,
+                "unlearn_scenario": scenario,
+                "unlearn_dir": os.path.join(args.out, f"{model}-{scenario}"),
+            }
+            result = recbole.quick_start.run_recbole(
+                "IMCorrect", args.dataset, config_file_list=files, config_dict={**settings, **chosen}, saved=False
+            )
+            one = result["unlearning"]
+            record = record or {**one, "command": _command(args, settings), "rows": [], "drift": [], "fits": []}
+            for part in ("rows", "drift"):
+                record[part] = record[part] + one[part]
+        record["fits"] = record["fits"] + one["fits"]  # the model's last: each scenario fits it again
+    report.write(args.out, record)
+    print(f"The report is in {os.path.join(args.out, 'evaluation.html')}")
+    return record
+
+
+def _command(args, settings):
+    named = {key: getattr(args, key) for key in ("models", "scenarios", "dataset", "config_files")}
+    given = [f"--{key}={value}" for key, value in {**named, **settings}.items() if value]
+    return without_paths(shlex.join(["recbole-llmd", "unlearn", "--evaluate", *given]))
 
 
 def export(checkpoint_file, out):
@@ -92,21 +133,12 @@ def export(checkpoint_file, out):
     }
     with whole(out) as temporary:
         torch.save(
-            {**checkpoint, "config": _crm_config(checkpoint["config"]), "state_dict": state},
+            {
+                **checkpoint,
+                "config": plain_config(checkpoint["config"], checkpoint["config"]["crm_model"]),
+                "state_dict": state,
+            },
             temporary,
             pickle_protocol=4,
         )
     print(f"{checkpoint['config']['crm_model']} written to {out}")
-
-
-def _crm_config(config):
-    """The Config of the CRM run alone, without a trace of this package."""
-    name = config["crm_model"]
-    plain = copy.copy(config)
-    plain.model, plain.model_class = name, crm_class(name)
-    for attribute, values in vars(config).items():
-        if attribute.endswith("config_dict"):
-            kept = {k: v for k, v in values.items() if not k.startswith(PREFIXES) and k not in ("resume", "model")}
-            setattr(plain, attribute, kept)
-    plain.final_config_dict["model"] = name
-    return plain

@@ -12,6 +12,7 @@ MODELS = {
     # name: (module of the model, module of the trainer, RecBole's kind of model)
     "LLMRec": ("recbole_llmd.model.llmrec", "recbole_llmd.trainer.llmrec", "sequential_recommender"),
     "LLMD4Rec": ("recbole_llmd.model.llmd4rec", "recbole_llmd.trainer.llmd4rec", "sequential_recommender"),
+    "IMCorrect": ("recbole_llmd.model.imcorrect", "recbole_llmd.trainer.imcorrect", "general_recommender"),
 }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
 
-PREFIXES = ("llm_", "crm_", "distill_", "item_text_")
+PREFIXES = ("llm_", "crm_", "distill_", "item_text_", "unlearn_")
 
 TRAINING_KEYS = (
     "epochs",
@@ -62,6 +62,13 @@ def _optional(rule):
     return Rule(lambda v: v is None or rule.test(v), f"None or {rule.text}")
 
 
+def _one_or_more(rule):
+    return Rule(
+        lambda v: bool(v) and all(map(rule.test, v)) if isinstance(v, (list, tuple)) else rule.test(v),
+        f"{rule.text}, or a non-empty list of such",
+    )
+
+
 _name = Rule(lambda v: isinstance(v, str) and bool(v.strip()), "a non-empty string")
 _names = Rule(
     lambda v: isinstance(v, (list, tuple)) and bool(v) and all(isinstance(x, str) for x in v),
@@ -70,6 +77,13 @@ _names = Rule(
 _name_or_names = Rule(lambda v: _name.test(v) or _names.test(v), "a name or a non-empty list of names")
 _dict = Rule(lambda v: isinstance(v, dict), "a dict")
 _boolean = Rule(lambda v: isinstance(v, bool), "True or False")
+_share = Rule(lambda v: _number(0, above=True).test(v) and v <= 1, "a share above 0 and at most 1")
+_field_value = Rule(
+    lambda v: (
+        isinstance(v, dict) and len(v) == 1 and all(isinstance(x, (str, Real)) for pair in v.items() for x in pair)
+    ),
+    "a dict of one field of the .item file and its value, such as {'class': 'Horror'}",
+)
 
 LLM_RULES = {
     "llm_model": _name,
@@ -113,30 +127,56 @@ DISTILLATION_RULES = {
     "resume": _boolean,
 }
 
+UNLEARNING_RULES = {
+    "mapping_model": _choice("EASE", "ItemKNN", "SLIMElastic", "ADMMSLIM"),
+    "unlearn_scenario": _choice("users", "interactions", "sensitive", "spam", "noise", "file"),
+    "unlearn_group": _choice("core", "edge", "random"),
+    "unlearn_ratio": _one_or_more(_share),
+    "unlearn_seeds": _one_or_more(_integer(0)),
+    "unlearn_batch": _integer(0),
+    "unlearn_checkpoints": _optional(_one_or_more(_share)),
+    "unlearn_sensitive": _optional(_field_value),
+    "unlearn_spam_targets": _integer(1),
+    "unlearn_spam_fillers": _integer(0),
+    "unlearn_forget_file": _optional(_name),
+    "unlearn_relearn": _boolean,
+    "unlearn_shards": _integer(1),
+    "unlearn_drift_requests": _integer(0),
+    "unlearn_dir": _name,
+}
+NEEDS = {"sensitive": "unlearn_sensitive", "file": "unlearn_forget_file"}  # by scenario
+
 RULES = {
     "LLMRec": {**LLM_RULES, "loss_type": _choice("CE")},
     "LLMD4Rec": {**LLM_RULES, **DISTILLATION_RULES},
+    "IMCorrect": UNLEARNING_RULES,
 }
+WITHOUT_PREFIX = ("resume", "mapping_model")  # keys of ours that no prefix tells from RecBole's
 
 
 def check(model, values, given):
     """Refuse unknown keys and values out of range.
 
     Args:
-        model (str): ``LLMRec`` or ``LLMD4Rec``.
+        model (str): ``LLMRec``, ``LLMD4Rec`` or ``IMCorrect``.
         values (dict): every setting of the run, defaults included.
         given (iterable of str): the keys that the user gave (file, config_dict, command line).
 
     Raises:
-        SettingsError: naming the key, the value, the rule and, for an unknown key, the nearest valid name.
+        SettingsError: naming the key, the value, the rule and, for an unknown key, the nearest valid name; or a key
+            that the scenario needs and that is not set.
     """
     rules = RULES[model]
     for key in given:
-        if key not in rules and (key.startswith(PREFIXES) or key in DISTILLATION_RULES):
+        if key not in rules and (key.startswith(PREFIXES) or key in WITHOUT_PREFIX):
             raise SettingsError(_unknown(key, model))
     for key, rule in rules.items():
         if not rule.test(values.get(key)):
             raise SettingsError(f"{key} = {values.get(key)!r}: must be {rule.text}.")
+    needed = NEEDS.get(values["unlearn_scenario"]) if model == "IMCorrect" else None
+    if needed and values[needed] is None:
+        wanted = rules[needed].text.removeprefix("None or ")
+        raise SettingsError(f"{needed} = None: unlearn_scenario = {values['unlearn_scenario']!r} needs {wanted}.")
 
 
 def _unknown(key, model):

@@ -168,8 +168,45 @@ def trained(build):
     from tests.unlearning import MODELS
 
     def _trained(name, **more):
-        return build({"model": name, "dataset": "tiny", "data_path": str(REPO / "dataset"), "state": "WARNING",
-                      "show_progress": False, "metrics": ["Recall", "NDCG"], "valid_metric": "NDCG@10",
-                      "metric_decimal_place": 6, **MODELS[name], **more})
+        return build(
+            {
+                "model": name,
+                "dataset": "tiny",
+                "data_path": str(REPO / "dataset"),
+                "state": "WARNING",
+                "show_progress": False,
+                "metrics": ["Recall", "NDCG"],
+                "valid_metric": "NDCG@10",
+                "metric_decimal_place": 6,
+                **MODELS[name],
+                **more,
+            }
+        )
 
     return _trained
+
+
+@pytest.fixture
+def tiny_case(workdir):
+    """Scenarios of the tiny dataset: ``draw(**settings)`` and what it draws from."""
+    from tests.scenarios import case_of
+
+    return case_of(REPO / "dataset", "tiny")
+
+
+@pytest.fixture
+def hand_case(workdir):
+    """``hand_case(pairs, item_file)``: the same of a dataset with these pairs of tokens, all of them training data."""
+    from tests.scenarios import case_of
+
+    def _hand_case(pairs, item_file=None, **settings):
+        folder = workdir / "hand"
+        folder.mkdir()
+        lines = [f"{user}\t{item}" for user, item in pairs]
+        (folder / "hand.inter").write_text("\n".join(["user_id:token\titem_id:token", *lines]) + "\n")
+        if item_file:
+            (folder / "hand.item").write_text(item_file)
+        everything = {"split": {"RS": [1, 0, 0]}, "order": "RO", "mode": "full", "group_by": None}
+        return case_of(workdir, "hand", eval_args=everything, **settings)
+
+    return _hand_case

@@ -25,5 +25,5 @@ def retained(dataset, users, items):
 
 
 def evaluate(config, model, loader):
-    torch.manual_seed(0)  # RecBole's ADMMSLIM adds noise to its scores
+    torch.manual_seed(config["seed"])  # RecBole's ADMMSLIM adds noise to its scores
     return get_trainer(config["MODEL_TYPE"], config["model"])(config, model).evaluate(loader, load_best_model=False)

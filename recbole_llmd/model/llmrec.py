@@ -24,8 +24,8 @@ class LLMRec(SequentialRecommender):
 
     With text vectors :math:`t_i` and item embeddings :math:`e_i`, an item is :math:`v_i = P t_i + e_i`. A history is
     one soft token per item, :math:`s\,W\,\mathrm{LN}(v_i)` (``llm_input: item``; :math:`s` brings it to the spread of
-    the backbone's own input embeddings), or the tokens of the items' texts (``llm_input: prompt``). The causal backbone's
-    output :math:`h` at the last token of an item scores the next one:
+    the backbone's own input embeddings), or the tokens of the items' texts (``llm_input: prompt``). The causal
+    backbone's output :math:`h` at the last token of an item scores the next one:
     :math:`z_j = \mathrm{LN}(U h)^\top v_j`, so one pass over a window serves all its positions.
     """
 

@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from recbole_llmd.data.windows import samples_of
 
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the sample weights
+
 
 @dataclass
 class EpochFigures:
-    """Running sums over an epoch: losses weighted by samples, and the sample weights of the distillation term."""
+    """Sums over an epoch: losses weighted by samples, and the sample weights of the distillation term."""
 
     samples: int = 0
     cross_entropy: float = 0.0
@@ -17,6 +20,7 @@ class EpochFigures:
     weight_sum: float = 0.0
     weight_square_sum: float = 0.0
     taught: bool = False
+    weights: list = field(default_factory=list)
 
     def add(self, n, cross_entropy, distillation=None, weights=None):
         self.samples += n
@@ -26,6 +30,7 @@ class EpochFigures:
             self.distillation += n * float(distillation)
             self.weight_sum += float(weights.sum())
             self.weight_square_sum += float(weights.square().sum())
+            self.weights.append(weights.float().cpu().numpy())
 
     def as_dict(self):
         """Means per sample; the distillation term without its factor alpha."""
@@ -37,6 +42,12 @@ class EpochFigures:
             figures["weight mean"] = mean
             figures["weight std"] = max(0.0, self.weight_square_sum / n - mean**2) ** 0.5
         return figures
+
+    def weight_quantiles(self):
+        """The :data:`QUANTILES` of the epoch's sample weights, where there were any."""
+        if not self.taught:
+            return {}
+        return {"weight quantiles": np.quantile(np.concatenate(self.weights), QUANTILES).tolist()}
 
     def __str__(self):
         figures = self.as_dict()

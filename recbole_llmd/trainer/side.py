@@ -81,13 +81,26 @@ class SideTrainer(Trainer):
 
     def _generate_train_loss_output(self, epoch_idx, s_time, e_time, losses):
         figures = self.objective.figures
-        self.figures.append({"label": self.label, "epoch": epoch_idx, "seconds": e_time - s_time, **figures.as_dict()})
+        self.figures.append(
+            {
+                "label": self.label,
+                "epoch": epoch_idx,
+                "seconds": e_time - s_time,
+                **figures.as_dict(),
+                **figures.weight_quantiles(),
+            }
+        )
         return (
             set_color(f"epoch {epoch_idx} training", "green")
             + " ["
             + set_color("time", "blue")
             + f": {e_time - s_time:.2f}s, {figures}]"
         )
+
+    def _valid_epoch(self, valid_data, show_progress=False):
+        score, result = super()._valid_epoch(valid_data, show_progress)
+        self.figures[-1]["valid"] = score
+        return score, result
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         """RecBole calls this for the best epoch so far: keep its weights."""

@@ -82,3 +82,12 @@ def gram(X, dtype):
     for start, block in gram_rows(X):
         G[start : start + block.shape[0]] = block.toarray()
     return G
+
+
+def interactions(datasets, shape):
+    """All interactions of RecBole datasets over the same users and items: CSR of counts [n_users, n_items]."""
+    users, items = (
+        np.concatenate([data.inter_feat[field].numpy() for data in datasets])
+        for field in (datasets[0].uid_field, datasets[0].iid_field)
+    )
+    return sp.csr_matrix((np.ones(len(users), np.float32), (users, items)), shape=shape)

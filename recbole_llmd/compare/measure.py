@@ -1,0 +1,143 @@
+"""What a cell measures besides RecBole's results: values per user, facts of the data, serving time, memory."""
+
+import contextlib
+import hashlib
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from recbole.evaluator.base_metric import TopkMetric
+from scipy.sparse import csr_matrix
+
+SERVING_USERS = 256  # in one batch, for every model
+SERVING_BATCHES = 20
+
+
+@contextlib.contextmanager
+def values_per_user(evaluator):
+    """A dict that RecBole's evaluator fills with each metric's value for each test user: ``{"ndcg@10": [n_users]}``.
+
+    The values are RecBole's own, taken where it averages them.
+    """
+    kept = {}
+    metrics = [metric for metric in evaluator.metric_class.values() if isinstance(metric, TopkMetric)]
+
+    def watched(metric):
+        average = metric.topk_result
+
+        def topk_result(name, value):
+            kept.update({f"{name}@{k}": value[:, k - 1].astype(np.float32) for k in metric.topk})
+            return average(name, value)
+
+        return topk_result
+
+    for metric in metrics:
+        metric.topk_result = watched(metric)
+    try:
+        yield kept
+    finally:
+        for metric in metrics:
+            del metric.topk_result
+
+
+def hide_history(train, valid, test):
+    """Leave the items of a user's history out of a sequential model's ranking, as RecBole does for general models.
+
+    RecBole hands the evaluation a user's history to mask with every batch of a general model, and none with a
+    sequential model's; here the two loaders hand over the same.
+    """
+    seen = _interactions(train)
+    _mask(valid, seen)
+    _mask(test, seen + _pairs(valid))
+
+
+def _mask(loader, seen):
+    collate = loader.collate_fn
+    seen = seen.tocsr()
+
+    def masked(index):
+        interaction, _, positive_u, positive_i = collate(index)
+        row, item = seen[interaction[loader.dataset.uid_field].numpy()].nonzero()
+        row, item = torch.from_numpy(row).long(), torch.from_numpy(item).long()
+        other = item != positive_i[row]  # a target that was seen before stays in the ranking
+        return interaction, (row[other], item[other]), positive_u, positive_i
+
+    loader.collate_fn = masked
+
+
+def _interactions(train):
+    """Training interactions, ``[users, items]``; a sequential dataset's rows leave out first items, this does not."""
+    return train.dataset.inter_matrix(form="csr")
+
+
+def _pairs(loader):
+    dataset = loader.dataset
+    users, items = (dataset.inter_feat[field].numpy() for field in (dataset.uid_field, dataset.iid_field))
+    return csr_matrix((np.ones(len(users)), (users, items)), shape=(dataset.user_num, dataset.item_num))
+
+
+def test_users(train, valid, test):
+    """What is known of each test user, in the order in which RecBole evaluates them.
+
+    Returns:
+        dict of arrays ``[n_users]``: ``user`` and ``target`` (RecBole's ids), ``history`` (interactions before the
+        target), ``popularity`` (training interactions of the target).
+    """
+    dataset, trained = test.dataset, _interactions(train)
+    user, target = (dataset.inter_feat[field].numpy() for field in (dataset.uid_field, dataset.iid_field))
+    history = trained.sum(axis=1) + _pairs(valid).sum(axis=1)
+    return {
+        "user": user.astype(np.int32),
+        "target": target.astype(np.int32),
+        "history": np.asarray(history).ravel()[user].astype(np.int32),
+        "popularity": np.asarray(trained.sum(axis=0)).ravel()[target].astype(np.int32),
+    }
+
+
+def data_facts(train, valid, test):
+    """Sizes, and a hash of the vocabularies: where it is equal, RecBole's ids mean the same users and items."""
+    dataset = train.dataset
+    vocabulary = hashlib.sha256()
+    for field in (dataset.uid_field, dataset.iid_field):
+        vocabulary.update("\n".join(map(str, dataset.field2id_token[field])).encode() + b"\0")
+    return {
+        "users": dataset.user_num - 1,
+        "items": dataset.item_num - 1,
+        "training_interactions": int(_interactions(train).nnz),
+        "validation_users": len(valid.dataset),
+        "test_users": len(test.dataset),
+        "vocabulary": vocabulary.hexdigest()[:12],
+    }
+
+
+@torch.no_grad()
+def serving_microseconds(trainer, test):
+    """Median microseconds in which the trained model scores all items for one user, in batches of like size.
+
+    Takes a trainer that has evaluated ``test``.
+    """
+    n_users = len(test.dataset)
+    size = min(SERVING_USERS, n_users)
+    starts = range(0, n_users - size + 1, size)
+    batches = [test.collate_fn(np.arange(start, start + size))[0] for start in starts][:SERVING_BATCHES]
+    trainer.model.eval()
+    times = []
+    for number in range(SERVING_BATCHES + 2):
+        start = time.perf_counter()
+        _, scores, _, _ = trainer._full_sort_batch_eval((batches[number % len(batches)], None, None, None))
+        float(scores[0, 1])  # waits for an accelerator
+        times.append((time.perf_counter() - start) / size * 1e6)
+    return float(np.median(times[2:]))
+
+
+def peak_bytes():
+    """The most memory that this process has held."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux's getrusage gives a new process the peak of the one that started it
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,54 @@
+"""The tables of a comparison: their columns, and the flat rows of the CSV file."""
+
+from recbole_llmd.report.table import Column, count, mebibytes, metric, number, seconds
+
+
+def row_columns(metrics):
+    """The columns of the table of arms; metrics as mean ± standard deviation over the seeds."""
+    return [
+        Column("dataset", "dataset"),
+        Column("variant", "variant"),
+        Column("seeds", "seeds", count),
+        *(Column(name, label(name), metric) for name in metrics),
+        Column("valid", f"valid {label(metrics[0])}", metric),
+        Column("train_seconds", "training", seconds),
+        Column("serving_seconds", "serving a user", seconds),
+        Column("peak_bytes", "peak memory", mebibytes),
+    ]
+
+
+def difference_columns():
+    """The columns of the table of differences."""
+    return [
+        Column("dataset", "dataset"),
+        Column("variant", "variant"),
+        Column("reference", "against"),
+        Column("metric", "metric", label),
+        Column("difference", "difference", lambda value: "–" if value is None else f"{value:+.4f}"),
+        Column("relative", "relative", lambda value: "–" if value is None else f"{value:+.1%}"),
+        Column("users", "users", count),
+        Column("p_users", "p over users", lambda value: number(value, 2)),
+        Column("seeds", "seeds", count),
+        Column("p_seeds", "p over seeds", lambda value: number(value, 2)),
+    ]
+
+
+def label(name):
+    """RecBole's ``ndcg@10`` as it is written: NDCG@10, Recall@10."""
+    metric_name, _, k = name.partition("@")
+    return f"{metric_name.upper() if metric_name in ('ndcg', 'mrr', 'map') else metric_name.title()}@{k}"
+
+
+def flat_rows(figures):
+    """One row for each arm and figure, with the difference to the baseline where there is one."""
+    compared = {(row["dataset"], row["variant"], row["metric"]): row for row in figures["differences"]}
+    flat = []
+    for row in figures["rows"]:
+        for key, value in row.items():
+            if not hasattr(value, "mean"):
+                continue
+            about = compared.get((row["dataset"], row["variant"], key), {})
+            more = {name: entry for name, entry in about.items() if name not in ("dataset", "variant", "metric")}
+            names = {"dataset": row["dataset"], "variant": row["variant"], "figure": key}
+            flat.append({**names, "mean": value.mean, "sd": value.sd, "n": value.n, **more})
+    return flat
