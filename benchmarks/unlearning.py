@@ -2,38 +2,68 @@
 
     python benchmarks/unlearning.py --dataset=ml-100k --models=EASE,ItemKNN --users=1,10,100 \
         --out=benchmarks/records/unlearning-ml-100k.json [--data_path=... of datasets that RecBole does not carry]
+    python benchmarks/unlearning.py --curve=1000,2000,4000,8000,16000 --models=EASE,ItemKNN --users=1 --out=...
 
 The opponents are RecBole's own class fitted on all interactions, and our own fit of the same model. Each row forgets
 randomly chosen users together in one request and learns them again; requests are repeated with other users and the
 median is reported, the first request on a model (which reads what later ones remember) apart. Hashes are off.
+
+``--curve`` repeats this on synthetic data with so many items, and fits the exponents b of seconds = a·items^b: as many
+users as items, log-normal activity with a mean of 20 interactions, items drawn by Zipf's law. ``--repeats`` (5) is the
+number of requests of a size; any other argument is one of RecBole's Config.
 """
 
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
 from record import read_arguments, write_record
 
-REPEATS = 3
 SEED = 2020
+HISTORY = 20  # interactions per user of the synthetic data
 
 
-def requests(engine, n, rng):
-    """Seconds of ``REPEATS`` requests that forget ``n`` users and learn them again: (forget, learn, methods)."""
+def timed(call):
+    """(result, seconds, processor seconds of all threads)."""
+    start, processor = time.perf_counter(), time.process_time()
+    result = call()
+    return result, time.perf_counter() - start, time.process_time() - processor
+
+
+def requests(engine, n, repeats, rng):
+    """Receipts of requests that forget ``n`` users, and of those that learn them again."""
     import numpy as np
 
     active = np.flatnonzero(np.diff(engine.X.indptr))
-    forgotten, learned, methods = [], [], set()
-    for _ in range(REPEATS):
+    forgotten, learned = [], []
+    for _ in range(repeats):
         gone = engine.forget_users(np.sort(rng.choice(active, n, replace=False)))
-        back = engine.learn(gone.users, gone.items, gone.values)
-        forgotten.append(gone.seconds)
-        learned.append(back.seconds)
-        methods |= {gone.method.split(":")[0], back.method.split(":")[0]}
-    return forgotten, learned, sorted(methods)
+        forgotten.append(gone)
+        learned.append(engine.learn(gone.users, gone.items, gone.values))
+    return forgotten, learned
 
 
-def measure(name, settings, sizes):
+def summary(n, forgotten, learned, recbole, ours):
+    """A row of the record: medians, ratios, and what the cost model expected."""
+    receipts = forgotten + learned
+    row = {"users": n, "interactions": statistics.median(len(receipt.users) for receipt in forgotten)}
+    for name, some in (("forget", forgotten), ("learn", learned)):
+        seconds = statistics.median(receipt.seconds for receipt in some)
+        row.update({f"{name} s": seconds, f"{name}: times faster than RecBole's fit": recbole / seconds})
+        row[f"{name}: times faster than our fit"] = ours / seconds
+    row["methods"] = sorted({receipt.method.split(":")[0] for receipt in receipts})
+    row["example"] = receipts[0].method
+    row["expected s"] = receipts[0].estimates.get(receipts[0].method)
+    row["memory MiB"] = max(receipt.peak_bytes or 0 for receipt in receipts) / 2**20
+    return row
+
+
+def shown(row):
+    print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
+
+
+def measure(name, settings, sizes, repeats):
     """Rows of one model: its fits, and its requests by number of users."""
     import numpy as np
     from recbole.config import Config
@@ -45,41 +75,66 @@ def measure(name, settings, sizes):
     config = Config(config_dict={**settings, "model": name, "state": "ERROR", "show_progress": False})
     init_seed(config["seed"], config["reproducibility"])
     dataset = data_preparation(config, create_dataset(config))[0].dataset
-    start = time.perf_counter()
-    model = get_model(name)(config, dataset)
-    recbole = time.perf_counter() - start
+    model, recbole, recbole_processor = timed(lambda: get_model(name)(config, dataset))
     engine = IMCorrect(model, dataset, hashes=False)
-    start = time.perf_counter()
-    engine.refit()
-    ours = time.perf_counter() - start
+    _, ours, our_processor = timed(engine.refit)
     row = {
         "model": name,
+        "parameters": engine.params,
         "users": dataset.user_num - 1,
         "items": dataset.item_num - 1,
         "interactions": int(engine.X.nnz),
         "RecBole's fit s": recbole,
+        "RecBole's fit, processor s": recbole_processor,
         "our fit s": ours,
+        "our fit, processor s": our_processor,
         "fit ratio": recbole / ours,
     }
-    print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
+    shown(row)
     rng = np.random.default_rng(SEED)
-    first = requests(engine, 1, rng)[0][0]
-    row.update({"first request s": first, "requests": []})
+    row.update({"first request s": requests(engine, 1, 1, rng)[0][0].seconds, "requests": []})
     for n in (size for size in sizes if size < dataset.user_num):
-        forgotten, learned, methods = requests(engine, n, rng)
-        seconds = statistics.median(forgotten)
-        row["requests"].append(
-            {
-                "users": n,
-                "forget s": seconds,
-                "learn s": statistics.median(learned),
-                "methods": methods,
-                "times faster than RecBole's fit": recbole / seconds,
-                "times faster than our fit": ours / seconds,
-            }
-        )
-        print(row["requests"][-1], flush=True)
+        row["requests"].append(summary(n, *requests(engine, n, repeats, rng), recbole, ours))
+        shown(row["requests"][-1])
     return row
+
+
+def write_synthetic(folder, items):
+    """Write an atomic file of ``items`` users and items, each of which occurs; returns RecBole's settings."""
+    import numpy as np
+
+    rng, name = np.random.default_rng(SEED), f"synthetic-{items}"
+    activity = rng.lognormal(0, 1, items)
+    lengths = np.maximum(5, activity / activity.mean() * HISTORY).astype(int)
+    popularity = 1 / np.arange(1, items + 1)
+    users = np.append(np.repeat(np.arange(items), lengths), rng.permutation(items))
+    drawn = np.append(rng.choice(items, lengths.sum(), p=popularity / popularity.sum()), np.arange(items))
+    pairs = np.unique(np.column_stack([users, drawn]), axis=0)
+    (folder / name).mkdir()
+    np.savetxt(folder / name / f"{name}.inter", pairs, "%d", "\t", header="user_id:token\titem_id:token", comments="")
+    return {"dataset": name, "data_path": str(folder), "load_col": {"inter": ["user_id", "item_id"]}}
+
+
+def curve(names, settings, counts, sizes, repeats):
+    """Rows of each model by number of items, and the exponents over them."""
+    import numpy as np
+
+    rows = []
+    for items in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            data = write_synthetic(Path(folder), items)
+            rows += [measure(name, {**settings, **data}, sizes, repeats) for name in names]
+    exponents = {}
+    for name in names:
+        mine = [row for row in rows if row["model"] == name]
+        seconds = {
+            "forget s": [row["requests"][0]["forget s"] for row in mine],
+            **{key: [row[key] for row in mine] for key in ("our fit s", "RecBole's fit s")},
+        }
+        log_items = np.log([row["items"] for row in mine])
+        exponents[name] = {key: np.polyfit(log_items, np.log(values), 1)[0] for key, values in seconds.items()}
+    shown(exponents)
+    return {"exponents": exponents, "rows": rows}
 
 
 def main():
@@ -87,9 +142,20 @@ def main():
     arguments = dict(settings)
     out = Path(settings.pop("out")).resolve()
     models, sizes = settings.pop("models").split(","), [int(n) for n in settings.pop("users").split(",")]
+    repeats, counts = int(settings.pop("repeats", 5)), settings.pop("curve", None)
     import recbole_llmd  # noqa: F401  (before RecBole, which it mends)
 
-    write_record(out, arguments, seed=SEED, rows=[measure(name, settings, sizes) for name in models])
+    if counts:
+        figures = curve(models, settings, [int(n) for n in counts.split(",")], sizes, repeats)
+    else:
+        figures = {"rows": [measure(name, settings, sizes, repeats) for name in models]}
+    write_record(out, arguments, seed=SEED, threads=threads(), **figures)
+
+
+def threads():
+    import torch
+
+    return torch.get_num_threads()
 
 
 if __name__ == "__main__":

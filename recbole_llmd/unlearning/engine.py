@@ -226,7 +226,7 @@ class IMCorrect:
         )
 
     def _fitted(self, X, dtype, method):
-        return Correction(self.mapping.fit(X, self.params, dtype), method, cache={"own": True})
+        return Correction(self.mapping.fit(X, self.params, dtype), method, cache={"own": X.shape})
 
     def _correct(self, X, after, new):
         """B for X ``after``, according to the mode."""

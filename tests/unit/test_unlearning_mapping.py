@@ -8,8 +8,9 @@ import scipy.sparse as sp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import ElasticNet, Lasso
+from threadpoolctl import threadpool_limits
 
-from recbole_llmd.unlearning.mapping import MODELS, admm, cost, ease, itemknn, mapping_of, slim
+from recbole_llmd.unlearning.mapping import MODELS, admm, cost, ease, itemknn, mapping_of, quadratic, slim
 from recbole_llmd.unlearning.mapping.state import Change, MappingMismatch, State, Unsolved
 from tests.unlearning import dense
 
@@ -220,7 +221,8 @@ def test_ease_refits_when_the_update_drifted(monkeypatch):
     assert np.abs(B - ease_by_inverse(before, 3.0)).max() < 1e-12  # as it was
 
 
-def test_ease_restores_what_it_wrote_when_it_is_interrupted(monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ease_restores_what_it_wrote_when_it_is_interrupted(monkeypatch, threads):
     before = interactions(2, items=40)
     after = before.copy()
     after[3] = 0
@@ -231,12 +233,12 @@ def test_ease_restores_what_it_wrote_when_it_is_interrupted(monkeypatch):
     def interrupted(*arguments, **keywords):
         calls.append(B.copy())
         if len(calls) == 4:
-            raise KeyboardInterrupt
+            raise MemoryError
         return matmul(*arguments, **keywords)
 
     monkeypatch.setattr(np, "matmul", interrupted)
     monkeypatch.setattr(ease, "refit_seconds", lambda n, dtype: np.inf)
-    with pytest.raises(KeyboardInterrupt):
+    with threadpool_limits(threads), pytest.raises(MemoryError):
         corrected(ease, EASE, before, after, B=B)
     assert np.abs(calls[-1] - ease_by_inverse(before, 3.0)).max() > 1e-4  # it had begun
     assert np.abs(B - ease_by_inverse(before, 3.0)).max() < 1e-12
@@ -339,7 +341,8 @@ def test_itemknn_takes_a_model_that_differs_in_ties_and_refuses_any_other():
 def test_slim_is_sklearns_elastic_net_after_any_change(module, params, change):
     before, after = change
     expected = slim_by_sklearn(after, params)
-    assert np.abs(dense(corrected(module, params, before, after).B) - expected).max() < 1e-8
+    for cache in ({}, {"own": before.shape}):
+        assert np.abs(dense(corrected(module, params, before, after, cache=cache).B) - expected).max() < 1e-8
 
 
 @pytest.mark.parametrize("params", [p for module, p in FITTED if module is admm])
@@ -358,9 +361,10 @@ def test_a_correction_equals_a_fit_from_scratch(module, params, change):
     before, after = change
     for dtype, allowed in ((np.float64, 1e-9), (np.float32, 1e-4)):
         expected = dense(module.fit(sp.csr_matrix(after), params, np.float64))
-        found = dense(corrected(module, params, before, after, dtype=dtype).B)
-        assert found.dtype == dtype
-        assert np.linalg.norm(found - expected) <= allowed * max(np.linalg.norm(expected), 1e-3)
+        for cache in ({}, {"own": before.shape}):
+            found = dense(corrected(module, params, before, after, dtype=dtype, cache=cache).B)
+            assert found.dtype == dtype
+            assert np.linalg.norm(found - expected) <= allowed * max(np.linalg.norm(expected), 1e-3)
 
 
 @pytest.mark.parametrize("module, params", FITTED[1:5])  # the last is centred, which connects all items
@@ -372,6 +376,25 @@ def test_a_warm_start_solves_only_what_the_change_violates(module, params):
     result = corrected(module, params, before, after)
     assert 0 < int(result.method.split()[2]) <= 10  # the items of the other users are left alone
     assert corrected(module, params, before, before).method.startswith("warm start: 0 of")
+
+
+@pytest.mark.parametrize("module, params", FITTED[1:])
+def test_only_the_columns_concerned_are_checked_once_the_others_are_known_to_be_optimal(module, params, monkeypatch):
+    before = np.zeros((61, 21))
+    before[1:31, 1:11], before[31:, 11:] = interactions(0, 31, 11)[1:, 1:], interactions(1, 31, 11)[1:, 1:]
+    after = before.copy()
+    after[40] = 0
+    checked, gradient = set(), quadratic.Problem.gradient
+    monkeypatch.setattr(
+        quadratic.Problem, "gradient", lambda self, C, columns: checked.update(columns) or gradient(self, C, columns)
+    )
+    first = module.fit(sp.csr_matrix(before), params, np.float64)
+    everything = set(range(21))
+    for shape, expected in (((60, 21), everything), ((61, 21), everything if params is FITTED[-1][1] else None)):
+        checked.clear()
+        result = corrected(module, params, before, after, B=first, cache={"own": shape})
+        assert result.cache == {"own": (61, 21)}
+        assert checked == expected if expected else 0 < len(checked) and min(checked) > 10
 
 
 def test_a_column_that_does_not_reach_the_tolerance_is_an_error(monkeypatch):

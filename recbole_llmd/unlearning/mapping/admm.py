@@ -11,7 +11,7 @@ model that RecBole fitted moves to the optimum at its first correction; :func:`f
 import numpy as np
 import scipy.sparse as sp
 
-from recbole_llmd.unlearning.mapping.quadratic import Problem, solve
+from recbole_llmd.unlearning.mapping.quadratic import Problem, concerned, solve
 from recbole_llmd.unlearning.mapping.state import Correction
 
 PARAMETERS = ("lambda1", "lambda2", "alpha", "positive_only", "center_columns")
@@ -27,17 +27,20 @@ def fit(X, params, dtype=np.float32):
 
 
 def correct(state, change, tolerance):
-    """B after the change: every column checked against its optimality conditions, the violated ones re-solved.
+    """B after the change: the columns concerned checked against their optimality conditions, the violated re-solved.
 
     Raises:
         Unsolved: if a column does not reach the tolerance.
     """
-    C, resolved, violation = solve(_problem(change.X, state.params), state.B, tolerance)
+    # Centred, every column feels the change of an item's mean.
+    columns = None if state.params["center_columns"] else concerned(state, change)
+    C, resolved, violation = solve(_problem(change.X, state.params), state.B, tolerance, columns)
     return Correction(
         C.astype(state.B.dtype).toarray(),
         f"warm start: {resolved} of {C.shape[1]} columns re-solved",
         residual=violation,
         tolerance=tolerance,
+        cache={"own": change.X.shape},
     )
 
 

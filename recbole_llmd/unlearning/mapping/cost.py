@@ -7,6 +7,8 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import lapack
 
+from recbole_llmd.unlearning.mapping.threads import in_parallel
+
 
 def cholesky_inverse(G):
     """Invert the symmetric positive definite C-ordered ``G`` [n, n] in place; only its upper triangle is then valid.
@@ -25,9 +27,9 @@ def cholesky_inverse(G):
         raise np.linalg.LinAlgError(f"X'X + λI is not positive definite (LAPACK info = {info}).")
 
 
-def _seconds(function, *arguments):
+def _seconds(function):
     started = perf_counter()
-    function(*arguments)
+    function()
     return perf_counter() - started
 
 
@@ -36,46 +38,49 @@ def rates(dtype):
     """Rates of this machine for ``dtype``, measured once per process (a fraction of a second).
 
     Returns:
-        dict: operations per second of a ``product`` of dense matrices in blocks of few rows, of a ``sparse`` with a
-        dense matrix, of a float64 linear system (``solve``) and of a Cholesky ``inverse`` (n³ of them); ``bytes`` per
-        second of an in-place pass over a large array.
+        dict: operations per second of a ``product`` of dense matrices with a short inner dimension, of a ``sparse``
+        with a dense matrix, of a float64 ``system`` of equations and of a Cholesky ``inverse`` (n³ of them); ``bytes``
+        per second of an in-place pass over a large array by all threads.
     """
     dtype, n = np.dtype(dtype), 768
     A = np.random.default_rng(0).random((n, n)).astype(dtype)
     S = sp.random(n, n, 0.02, format="csr", dtype=dtype, random_state=0)
-    wide = np.zeros((1 << 25) // dtype.itemsize, dtype)
-    # The fastest of three: what else runs on the machine only adds to a time.
-    product = min(_seconds(np.matmul, A[:64], A) for _ in range(3))
-    wider = A.astype(np.float64)
-    solve = min(_seconds(np.linalg.solve, wider[:256, :256] + 256 * np.eye(256), wider[:256]) for _ in range(3))
-    sparse = min(_seconds(S.dot, A) for _ in range(3))
-    inverse = min(_seconds(cholesky_inverse, A @ A.T + n * np.eye(n, dtype=dtype)) for _ in range(3))
-    passing = min(_seconds(np.add, wide, 1, wide) for _ in range(3))
-    return {
-        "product": 2 * 64 * n**2 / product,
-        "sparse": 2 * n * S.nnz / sparse,
-        "inverse": n**3 / inverse,
-        "solve": _solve_operations(n, 256) / solve,
-        "bytes": 2 * wide.nbytes / passing,
+    wide = np.zeros((16, (1 << 22) // dtype.itemsize), dtype)
+    wider, identity = A.astype(np.float64), np.eye(256)
+    calls = {  # the passes first: threads of BLAS wait busily for a while
+        "bytes": lambda: in_parallel(lambda rows: [np.add(row, 1, out=row) for row in rows], wide),
+        "product": lambda: A[:, :64] @ A[:64],
+        "system": lambda: np.linalg.inv(wider[:256, :256] + 256 * identity) @ wider[:256],
+        "sparse": lambda: S @ A,
+        "inverse": lambda: cholesky_inverse(A @ A.T + n * np.eye(n, dtype=dtype)),
     }
+    amounts = {
+        "product": 2 * 64 * n**2,
+        "system": _system_operations(n, 256),
+        "sparse": 2 * n * S.nnz,
+        "inverse": n**3,
+        "bytes": 2 * wide.nbytes,
+    }
+    # The fastest of five: what else runs on the machine only adds to a time.
+    return {name: amounts[name] / min(_seconds(call) for _ in range(5)) for name, call in calls.items()}
 
 
-def _solve_operations(n, rank):
-    return 2 * n * rank**2 + 2 / 3 * rank**3
+def _system_operations(n, rank):
+    return 2 * n * rank**2 + 2 * rank**3
 
 
 def low_rank_seconds(n, rank, entries, dtype):
     """Expected seconds of a rank-``rank`` update of an [n, n] matrix from factors with ``entries`` entries.
 
     The factors times the matrix (sparse), the rank x rank system with n right-hand sides (in float64), the product of
-    n²·rank, and the passes that write it, scale the matrix, add, store and probe.
+    n²·rank, and what adding it, scaling and probing take of the matrix' reading and writing.
     """
     rate = rates(str(np.dtype(dtype)))
     return (
         2 * n * entries / rate["sparse"]
-        + _solve_operations(n, rank) / rate["solve"]
+        + _system_operations(n, rank) / rate["system"]
         + 2 * n * n * rank / rate["product"]
-        + 10 * n * n * np.dtype(dtype).itemsize / rate["bytes"]
+        + 5 * n * n * np.dtype(dtype).itemsize / rate["bytes"]
     )
 
 

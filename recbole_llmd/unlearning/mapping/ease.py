@@ -14,12 +14,13 @@ import scipy.sparse as sp
 
 from recbole_llmd.unlearning.mapping.cost import cholesky_inverse, low_rank_seconds, refit_seconds
 from recbole_llmd.unlearning.mapping.state import Correction, MappingMismatch, Unsolved, gram, gram_rows
+from recbole_llmd.unlearning.mapping.threads import in_parallel
 
 PARAMETERS = ("reg_weight",)
 MATRIX = "item_similarity"
 TOLERANCE = {"float32": 1e-4, "float64": 1e-8}
 
-BLOCK_BYTES = 1 << 20  # of B at a time: it stays in the processor's cache between its reads and writes
+BLOCK_BYTES = 1 << 20  # of B at a time: it stays in a core's cache between its reads and writes
 PROBES = 2
 
 
@@ -81,7 +82,7 @@ def correct(state, change, tolerance):
             f"residual {residual:.1e} of the update above {tolerance:.0e}",
         )
     except BaseException:
-        _undo(B, image, solved, scale, len(B))
+        _undo(B, image, solved, scale, _blocks(B, rank))
         raise
 
 
@@ -144,17 +145,28 @@ def _woodbury(B, diagonal, factors, signature):
     np.subtract(dense, image, out=image)
     image *= diagonal.astype(dtype)
     capacitance = signature + factors @ image.T.astype(np.float64)
+    solved = np.full(image.shape, np.nan)
     try:
-        solved = np.linalg.solve((capacitance + capacitance.T) / 2, image.astype(np.float64))
+        inverse = np.linalg.inv((capacitance + capacitance.T) / 2)  # twice as fast as solving for n_items
     except np.linalg.LinAlgError:
-        solved = np.full(image.shape, np.nan)  # the caller refits
+        return image, solved, solved[0]  # the caller refits
+
+    def solve(blocks):  # BLAS's own threads would wait busily for the next call, at the expense of the update's
+        for start, stop in blocks:
+            np.matmul(inverse, image[:, start:stop], out=solved[:, start:stop])
+
+    in_parallel(solve, _ranges(len(B), 1024))
     return image, solved, diagonal - np.einsum("rj,rj->j", image, solved)
 
 
 def _blocks(B, rank):
-    # A product of higher rank wants more rows at a time than fit the cache.
-    rows = min(len(B), max(1, BLOCK_BYTES // (B.itemsize * len(B)), min(rank, 128)))
-    return [(start, min(start + rows, len(B))) for start in range(0, len(B), rows)]
+    # A product of higher rank wants more rows at a time than fit the cache: BLAS copies the other factor at every call.
+    rows = min(len(B), max(1, BLOCK_BYTES // (B.itemsize * len(B)), min(rank, 256)))
+    return _ranges(len(B), rows)
+
+
+def _ranges(n, step):
+    return [(start, min(start + step, n)) for start in range(0, n, step)]
 
 
 def _update(B, image, solved, scale, after, probes):
@@ -167,29 +179,32 @@ def _update(B, image, solved, scale, after, probes):
         image, solved = (np.vstack([part, np.zeros_like(part)]) for part in (image, solved))
     weighted = after[:, None] * probes
     answer, narrow = weighted.copy(), weighted.astype(B.dtype)
-    blocks, written = _blocks(B, len(solved)), 0
-    buffers = np.empty((2, blocks[0][1], len(B)), B.dtype)
-    try:
-        for start, stop in blocks:
-            block, scaled = buffers[:, : stop - start]
-            np.matmul(image[:, start:stop].T, solved, out=block)
-            block += np.multiply(B[start:stop], scale, out=scaled)
+    blocks, written = _blocks(B, len(solved)), []
+
+    def write(blocks_to_do):
+        buffer = np.empty((blocks[0][1], len(B)), B.dtype)
+        for start, stop in blocks_to_do:
+            block, added = B[start:stop], buffer[: stop - start]
+            np.matmul(image[:, start:stop].T, solved, out=added)
+            written.append((start, stop))  # from here on nothing can fail
+            block *= scale
+            block += added
             block[np.arange(stop - start), np.arange(start, stop)] = 0
-            B[start:stop], written = block, stop
             answer[start:stop] -= block @ narrow
+
+    try:
+        in_parallel(write, blocks)
     except BaseException:
         _undo(B, image, solved, scale, written)
         raise
     return answer
 
 
-def _undo(B, image, solved, scale, rows):
-    """Restore the first ``rows`` rows of B, to rounding."""
-    for start, stop in _blocks(B, len(solved)):
-        stop = min(stop, rows)
-        if start < stop:
-            B[start:stop] = (B[start:stop] - image[:, start:stop].T @ solved) / scale
-            B[np.arange(start, stop), np.arange(start, stop)] = 0
+def _undo(B, image, solved, scale, blocks):
+    """Restore the written ``blocks`` of B, to rounding."""
+    for start, stop in blocks:
+        B[start:stop] = (B[start:stop] - image[:, start:stop].T @ solved) / scale
+        B[np.arange(start, stop), np.arange(start, stop)] = 0
 
 
 def _probes(n):

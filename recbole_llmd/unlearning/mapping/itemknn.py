@@ -95,7 +95,7 @@ def correct(state, change, tolerance):
         f"merge: {len(touched)} items, {complete.sum()} columns merged, {len(again)} columns recomputed, "
         f"{n - len(which)} untouched"
     )
-    return Correction(_replace_rows(w.T.tocsr(), which, replaced).T, method, cache={"own": True}, notes=notes)
+    return Correction(_replace_rows(w.T.tocsr(), which, replaced).T, method, cache={"own": X.shape}, notes=notes)
 
 
 def derived(X, B):

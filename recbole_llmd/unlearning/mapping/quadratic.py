@@ -68,30 +68,46 @@ class Problem:
         return np.where(C != 0, active, np.maximum(inactive, 0))
 
 
-def solve(problem, warm, tolerance):
+def solve(problem, warm, tolerance, columns=None):
     """All columns, optimal to ``tolerance``·G_jj.
 
     Args:
         warm: sparse or dense [n_items, n_items] to start from.
+        columns: ids of those to check and solve, the others being known to be optimal (all if None).
 
     Returns:
         tuple: C (CSC float64 [n_items, n_items]), how many columns had to be re-solved, and the largest violation
-        relative to G_jj.
+        relative to G_jj among the columns checked.
 
     Raises:
         Unsolved: if a column does not reach the tolerance.
     """
     n, scale = problem.X.shape[1], problem.scale()
-    warm = warm.tocsc() if sp.issparse(warm) else warm
-    pieces, resolved, worst = [], 0, 0.0
-    for start in range(0, n, BLOCK):
-        columns = np.arange(start, min(start + BLOCK, n))
-        C = warm[:, columns]
-        C = np.array(C.toarray() if sp.issparse(C) else C, dtype=np.float64)
-        count, violation = _solve_block(problem, C, columns, scale[columns], tolerance)
+    columns = np.arange(n) if columns is None else columns
+    warm = sp.csc_matrix(warm, dtype=np.float64)
+    pieces, resolved, worst = [warm], 0, 0.0
+    for start in range(0, len(columns), BLOCK):
+        some = columns[start : start + BLOCK]
+        C = warm[:, some].toarray()
+        count, violation = _solve_block(problem, C, some, scale[some], tolerance)
         pieces.append(sp.csc_matrix(C))
         resolved, worst = resolved + count, max(worst, violation)
-    return sp.hstack(pieces, format="csc"), resolved, worst
+    source = np.arange(n)
+    source[columns] = n + np.arange(len(columns))
+    return sp.hstack(pieces, format="csc")[:, source], resolved, worst
+
+
+def concerned(state, change):
+    """Ids of the columns whose gradient a change of X changes; None (all) for a model not known to be optimal.
+
+    G changes between the items of the users who changed, and G(c_j - e_j) where c_j - e_j has one of those items.
+    """
+    if state.cache.get("own") != state.X.shape:  # the number of users is part of the problem
+        return None
+    of_users = np.zeros(state.X.shape[1], bool)
+    of_users[change.items] = of_users[change.X[change.users].indices] = True
+    listed = sp.csr_matrix(state.B)[of_users].indices
+    return np.union1d(np.flatnonzero(of_users), listed)
 
 
 def _solve_block(problem, C, columns, scale, tolerance):

@@ -9,7 +9,7 @@ gap of 1e-4; here every column is optimal to ``TOLERANCE``.
 import numpy as np
 import scipy.sparse as sp
 
-from recbole_llmd.unlearning.mapping.quadratic import Problem, solve
+from recbole_llmd.unlearning.mapping.quadratic import Problem, concerned, solve
 from recbole_llmd.unlearning.mapping.state import Correction
 
 PARAMETERS = ("alpha", "l1_ratio", "positive_only", "hide_item")
@@ -25,17 +25,19 @@ def fit(X, params, dtype=np.float32):
 
 
 def correct(state, change, tolerance):
-    """B after the change: every column checked against its optimality conditions, the violated ones re-solved.
+    """B after the change: the columns concerned checked against their optimality conditions, the violated re-solved.
 
     Raises:
         Unsolved: if a column does not reach the tolerance.
     """
-    C, resolved, violation = solve(_problem(change.X, state.params), state.B, tolerance)
+    columns = concerned(state, change)
+    C, resolved, violation = solve(_problem(change.X, state.params), state.B, tolerance, columns)
     return Correction(
         C.astype(state.B.dtype),
         f"warm start: {resolved} of {C.shape[1]} columns re-solved",
         residual=violation,
         tolerance=tolerance,
+        cache={"own": change.X.shape},
     )
 
 

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 class State:
     """A fitted mapping model: B [n_items, n_items] belongs to X (CSR [n_users, n_items]).
 
-    ``cache`` is what a module remembers between the corrections of one model: empty at the first, ``{"own": True}``
+    ``cache`` is what a module remembers between the corrections of one model: empty at the first, ``{"own": X.shape}``
     after its own ``fit``.
     """
 
