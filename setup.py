@@ -40,6 +40,7 @@ setup(
         "colorlog==4.7.2",
         "colorama==0.4.4",
         "scikit-learn>=1.3",
+        "threadpoolctl>=3.1",
         "tensorboard>=2.5",
         "thop>=0.1.1.post2207130030",
         "tabulate>=0.8.10",
