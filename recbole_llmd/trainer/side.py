@@ -41,6 +41,7 @@ class SideTrainer(Trainer):
         self.scorer = self.window_loader = self.objective = None
         self.initial_state = copy.deepcopy(model.state_dict())
         self.best_state = None
+        self.earlier = None  # best weights, score and result of the phases before a restarted one
         self.figures = []
         self.before_epoch = lambda epoch: None
 
@@ -56,10 +57,14 @@ class SideTrainer(Trainer):
         """Start a phase: a fresh optimizer and early-stopping count; best weights and score stay.
 
         With ``restart`` the training starts from the initial weights: a student that has already fitted the samples
-        too closely learns little from a teacher.
+        too closely learns little from a teacher. Its early stopping looks at this phase alone.
         """
         if restart:
             self.model.load_state_dict(self.initial_state)
+            if self.earlier is None:  # else this phase is being resumed
+                self.earlier = self.best_state, self.best_valid_score, self.best_valid_result
+            self.best_state, self.best_valid_result = None, None
+            self.best_valid_score = -np.inf if self.valid_metric_bigger else np.inf
         self.phase_index, self.label = index, label
         self.logger.extra["label"] = label
         self.tensorboard.offset = len(self.figures)
@@ -124,6 +129,11 @@ class SideTrainer(Trainer):
 
     def restore_best(self):
         """Put the best weights seen so far into the model."""
+        if self.earlier is not None:
+            score = self.earlier[1]
+            if score > self.best_valid_score if self.valid_metric_bigger else score < self.best_valid_score:
+                self.best_state, self.best_valid_score, self.best_valid_result = self.earlier
+            self.earlier = None
         if self.best_state is not None:
             self.model.load_state_dict(self.best_state)
 
@@ -132,6 +142,7 @@ class SideTrainer(Trainer):
         return {
             "state_dict": self.model.state_dict(),
             "best_state": self.best_state,
+            "earlier": self.earlier,
             "cur_step": self.cur_step,
             "best_valid_score": self.best_valid_score,
             "best_valid_result": self.best_valid_result,
@@ -143,6 +154,7 @@ class SideTrainer(Trainer):
         """Take up what :meth:`progress` gave; with ``epoch``, also the middle of a phase begun by :meth:`begin`."""
         self.model.load_state_dict(progress["state_dict"])
         self.best_state, self.figures = progress["best_state"], progress["figures"]
+        self.earlier = progress["earlier"]
         self.best_valid_score, self.best_valid_result = progress["best_valid_score"], progress["best_valid_result"]
         if epoch is not None:
             self.start_epoch, self.cur_step = epoch, progress["cur_step"]

@@ -167,6 +167,24 @@ def test_only_the_llm_restarts_and_only_on_request(build, fast_distill, side):
         assert _equal(first_round, built_with) == (restart and side == "LLM")
 
 
+def test_a_restarted_phase_stops_by_its_own_scores_and_the_best_of_all_phases_stays(build, fast_distill):
+    """After a long warm-up the first epochs of a restart are worse than it: they must neither end the phase nor win."""
+    config, (train, valid, _), model = build(
+        fast_distill, distill_direction="none", llm_restart=True, llm_warmup_epochs=8, llm_epochs=2, llm_stopping_step=0
+    )
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    trainer.fit(train, valid, saved=False, verbose=False)
+    llm = trainer.sides["LLM"]
+    scores = {"warm-up": [], "round 1": []}
+    for figures in llm.figures:
+        scores[figures["label"].split(",")[0]].append(figures["valid"])
+    first, *later = scores["round 1"]
+    assert first < max(scores["warm-up"]) and len(later) == 1
+    assert llm.best_valid_score == max(scores["warm-up"] + scores["round 1"])
+    found = llm.evaluate(valid, load_best_model=False)  # the weights are those of the best score
+    assert found["ndcg@10"] == llm.best_valid_score == llm.best_valid_result["ndcg@10"]
+
+
 def _equal(one, other):
     return all(torch.equal(one[name], other[name]) for name in one)
 
