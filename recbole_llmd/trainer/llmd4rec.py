@@ -116,11 +116,12 @@ class LLMD4RecTrainer(Trainer):
         epoch, progress = middle
         student = self.sides[phase.student]
         restart = phase.student == "LLM" and phase.round > 0 and self.config["llm_restart"]
-        student.begin(index, phase.label, phase.epochs, restart)
-        if progress and epoch is not None:
-            student.load_progress(progress[phase.student], epoch)
-        elif saved:
+        resumed = progress and epoch is not None
+        if saved and not resumed:
             self._save_progress(index, None)
+        student.begin(index, phase.label, phase.epochs, restart)
+        if resumed:
+            student.load_progress(progress[phase.student], epoch)
         student.objective = self._objective(phase, train_data, show_progress)
         if saved:
             student.before_epoch = lambda epoch: self._save_progress(index, epoch)
