@@ -55,18 +55,17 @@ class IMCorrectTrainer(TraditionalTrainer):
 
     def _fit_to_the_end(self):
         """Take the choices out of the model that RecBole leaves open (ties, iterations): the start of every arm."""
-        theirs = clone(self.model, IMCorrect(self.model, self.config).mapping)
         engine = IMCorrect(self.model, self.config, hashes=False)
+        theirs = engine.B
         receipt = engine.refit()
         self.trained = clone(self.model, engine.mapping)
-        B = IMCorrect(theirs, self.config).B
         self.fitting = {
             "model": engine.name,
             "dataset": self.config["dataset"],
             "recbole_seconds": self.model.fit_seconds,
             "seconds": receipt.seconds,
-            "B_frobenius": metrics.relative_frobenius(B, engine.B),
-            "columns": metrics.differing_columns(B, engine.B),
+            "B_frobenius": metrics.relative_frobenius(theirs, engine.B),
+            "columns": metrics.differing_columns(theirs, engine.B),
         }
 
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
@@ -91,11 +90,9 @@ class IMCorrectTrainer(TraditionalTrainer):
         drifts = []
         if self.config["unlearn_drift_requests"]:
             drifts = drift(self.config, self.trained)
-        dataset = eval_data._dataset
+        dataset, name = eval_data._dataset, self.fitting["model"]
         return {
-            **provenance(
-                f"recbole-llmd --model=IMCorrect --mapping_model={self.fitting['model']} --dataset={dataset.dataset_name}"
-            ),
+            **provenance(f"recbole-llmd --model=IMCorrect --mapping_model={name} --dataset={dataset.dataset_name}"),
             "config": json.loads(json.dumps(without_paths(self.config.final_config_dict), default=str)),
             "datasets": {
                 "users": dataset.user_num - 1,

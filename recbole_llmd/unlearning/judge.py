@@ -57,9 +57,8 @@ class Judge:
         self.tested = study.eval_data.uid_list.numpy()
         self.history = _history(study.eval_data, self.X.shape)
         rng = np.random.default_rng(scenario.seed)
-        users, items = (np.concatenate(part) for part in zip(*scenario.requests))
+        self.pairs = users, items = scenario.pairs
         self.negatives = metrics.matched_negatives(self.known, users, items, rng)
-        self.pairs = users, items
         self.attacked = rng.permutation(np.flatnonzero(self.negatives >= 0))
         candidates = np.union1d(self.tested, users[users < self.real])
         self.users = np.sort(rng.choice(candidates, min(USERS, len(candidates)), replace=False))
