@@ -8,13 +8,14 @@ from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.utils import get_trainer
 
 from recbole_llmd.data.windows import WindowLoader, add_row_numbers, build_windows, positions_of
+from recbole_llmd.distill.chunks import product
 from recbole_llmd.distill.scorers import CRMScorer
 from recbole_llmd.distill.teacher import TeacherCache
 
 
 def compare_with_prefixes(scorer, config, batch):
     """Check a side's scores at every position of a window batch against those of the prefix alone; returns how many."""
-    together = scorer.logits(batch)
+    together = product(*scorer.factors(batch))
     places = positions_of(batch)[0].nonzero().tolist()
     assert len(together) == len(places)
     for scores, (window, last) in zip(together, places):
@@ -87,7 +88,7 @@ class CRMContract:
         with torch.no_grad():
             for batch in batches:
                 rows = positions_of(batch)[2] if self.windows else batch["llmd_row"]
-                fresh = torch.log_softmax(scorer.logits(batch)[:, 1:] / 2.0, dim=-1)
+                fresh = torch.log_softmax(product(*scorer.factors(batch))[:, 1:] / 2.0, dim=-1)
                 torch.testing.assert_close(cache.read(rows, "cpu").logp, fresh, rtol=1e-4, atol=1e-5)
                 seen += len(rows)
         assert seen == len(dataset)

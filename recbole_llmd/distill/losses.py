@@ -66,7 +66,7 @@ def kl_divergence_topk(top_items, top_logp, rest_logp, student_logits, temperatu
 
 
 def sample_weights(weighting, student_logits, targets, teacher_target_p, teacher_entropy=None, teacher_top=None):
-    r"""The per-sample weights of the distillation term, rescaled to mean 1, without gradient.
+    r"""The per-sample weights of the distillation term before :func:`rescale`, without gradient.
 
     - ``adaptive``: :math:`p_T(y) / (p_T(y) + p_S(y))`, large where the teacher knows the sample better.
     - ``confidence``: :math:`1 - H(p_T)/\log n`, large where the teacher's distribution is sharp.
@@ -83,18 +83,21 @@ def sample_weights(weighting, student_logits, targets, teacher_target_p, teacher
         teacher_top: the teacher's top 10 items, ``[n, 10]``; for ``rank``.
 
     Returns:
-        torch.Tensor: ``[n]``, mean 1.
+        torch.Tensor: ``[n]``.
     """
     student_logits = student_logits.detach()
     if weighting == "uniform":
         return torch.ones_like(teacher_target_p)
     if weighting == "adaptive":
         student_p = torch.softmax(student_logits, dim=-1).gather(1, targets.unsqueeze(1)).squeeze(1)
-        weights = teacher_target_p / (teacher_target_p + student_p).clamp(min=1e-12)
-    elif weighting == "confidence":
-        weights = (1 - teacher_entropy / math.log(student_logits.shape[1])).clamp(min=0)
-    else:
-        student_top = student_logits.topk(teacher_top.shape[1], dim=-1).indices
-        common = (teacher_top.unsqueeze(2) == student_top.unsqueeze(1)).sum((1, 2))
-        weights = (common + 1) / (teacher_top.shape[1] + 1)
+        return teacher_target_p / (teacher_target_p + student_p).clamp(min=1e-12)
+    if weighting == "confidence":
+        return (1 - teacher_entropy / math.log(student_logits.shape[1])).clamp(min=0)
+    student_top = student_logits.topk(teacher_top.shape[1], dim=-1).indices
+    common = (teacher_top.unsqueeze(2) == student_top.unsqueeze(1)).sum((1, 2))
+    return (common + 1) / (teacher_top.shape[1] + 1)
+
+
+def rescale(weights):
+    """The sample weights of a batch ``[n]``, brought to mean 1."""
     return weights / weights.mean().clamp(min=1e-12)

@@ -29,13 +29,11 @@ class LLMScorer:
     def __init__(self, llm):
         self.model = llm
 
-    def logits(self, interaction):
-        positions, _, _ = positions_of(interaction)
-        return self.model.position_logits(interaction[self.model.ITEM_SEQ], positions)
-
-    def loss_and_logits(self, interaction, need_logits=True):
-        logits = self.logits(interaction)
-        return self.model.loss_fct(logits, positions_of(interaction)[1]), logits
+    def factors(self, interaction):
+        """As :meth:`CRMScorer.factors`."""
+        vectors = self.model.item_vectors()
+        positions = positions_of(interaction)[0]
+        return self.model.position_outputs(interaction[self.model.ITEM_SEQ], positions, vectors), vectors
 
 
 class CRMScorer:
@@ -70,12 +68,9 @@ class CRMScorer:
         with own_random_draws(PROBE_SEED), torch.no_grad():
             batch = loader.collate_fn(self._longest_rows(dataset)).to(self.device)
             # Near-zero initial weights make different losses and scores look alike, large ones hide contrastive terms.
-            self.windows = all(
-                [
-                    self._is_plain_and_causal(copy.deepcopy(crm).eval(), batch),
-                    self._is_plain_and_causal(_with_large_random_weights(crm), batch),
-                ]
-            )
+            probes = copy.deepcopy(crm).eval(), _with_large_random_weights(crm)
+            self.windows = all([self._is_plain_and_causal(probe, batch) for probe in probes])
+            self.by_product = all([self._is_product(probe, batch) for probe in probes])
 
     def _is_plain_and_causal(self, crm, batch):
         self.probabilities = False
@@ -115,9 +110,24 @@ class CRMScorer:
 
     def _scores(self, crm, interaction):
         if self.by_forward:
-            output = crm.forward(interaction[crm.ITEM_SEQ], interaction[crm.ITEM_SEQ_LEN])
-            return output @ crm.item_embedding.weight[: self.n_items].t()
+            return self._outputs(crm, interaction) @ self._item_vectors(crm).t()
         return crm.full_sort_predict(interaction)
+
+    def _outputs(self, crm, interaction):
+        return crm.forward(interaction[crm.ITEM_SEQ], interaction[crm.ITEM_SEQ_LEN])
+
+    def _item_vectors(self, crm):
+        weight = crm.item_embedding.weight
+        return weight if len(weight) == self.n_items else weight[: self.n_items]
+
+    def _is_product(self, crm, batch):
+        """Whether the model's scores are the products of ``forward``'s outputs and its item embeddings."""
+        scores = self._scores(crm, batch)
+        try:
+            products = self._outputs(crm, batch) @ self._item_vectors(crm).t()
+        except Exception:  # noqa: BLE001  (any failure inside a model not made for this means: it scores otherwise)
+            return False
+        return torch.allclose(products, scores, rtol=0, atol=LOSS_TOLERANCE * scores.std().item())
 
     def _window_scores(self, crm, interaction, positions):
         with _outputs_at(crm, positions):
@@ -130,17 +140,23 @@ class CRMScorer:
         """Scores of all items for each row of a RecBole batch, ``[batch, n_items]``."""
         return self._as_logits(self._scores(self.model, interaction))
 
-    def logits(self, interaction):
-        """Scores of all items for each sample of a batch of this side's path, ``[n_samples, n_items]``."""
+    def factors(self, interaction):
+        """The scores of all items for each sample of a batch of this side's path, as two factors.
+
+        Returns:
+            tuple: the samples' outputs ``[n_samples, size]`` and the item vectors ``[n_items, size]``, whose products
+            are the logits; or the logits ``[n_samples, n_items]`` and None for a model that scores otherwise.
+        """
         if not self.windows:
-            return self.logits_of_rows(interaction)
-        return self._as_logits(self._window_scores(self.model, interaction, positions_of(interaction)[0]))
+            return self.logits_of_rows(interaction), None
+        positions = positions_of(interaction)[0]
+        if not self.by_product:
+            return self._as_logits(self._window_scores(self.model, interaction, positions)), None
+        with _outputs_at(self.model, positions):
+            return self._outputs(self.model, interaction), self._item_vectors(self.model)
 
     def loss_and_logits(self, interaction, need_logits=True):
-        """The side's own training loss, and its logits (None where they would cost a second pass nobody needs)."""
-        if self.windows:
-            logits = self.logits(interaction)
-            return cross_entropy(logits, positions_of(interaction)[1]), logits
+        """A row batch's own loss, and its logits (None where they would cost a second pass nobody needs)."""
         with _arguments_of(getattr(self.model, "loss_fct", None)) as seen:
             loss = _total(self.model.calculate_loss(interaction))
         if not need_logits:

@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from recbole_llmd.data.windows import samples_of
-from recbole_llmd.distill import losses
+from recbole_llmd.distill import chunks, losses
 from recbole_llmd.settings import SettingsError
 
 EXACT_UP_TO = 5000  # items; larger catalogues keep AUTO_TOPK items and the mass of the rest
@@ -52,8 +52,13 @@ class TeacherBatch:
             return losses.kl_divergence(self.logp, student_logits, temperature)
         return losses.kl_divergence_topk(self.items, self.logp, self.rest_logp, student_logits, temperature)
 
+    def at(self, part):
+        """The samples in a slice."""
+        arrays = (self.logp, self.items, self.rest_logp, self.target_p, self.entropy)
+        return TeacherBatch(*(array if array is None else array[part] for array in arrays))
+
     def weights(self, weighting, student_logits, targets):
-        """Sample weights for student logits without the padding item, ``[n]``."""
+        """Sample weights for student logits without the padding item, before they are rescaled, ``[n]``."""
         top = None
         if weighting == "rank":
             n = min(losses.RANK_TOP, student_logits.shape[1])
@@ -75,7 +80,7 @@ class TeacherCache:
     """
 
     def __init__(self, n_rows, n_items, temperature, topk, folder):
-        self.temperature, self.topk = temperature, topk
+        self.n_items, self.temperature, self.topk = n_items, temperature, topk
         width = topk or n_items - 1
         self.logp = self._map(folder, np.float32, (n_rows, width))
         self.items = self._map(folder, np.int32, (n_rows, width)) if topk else None
@@ -142,7 +147,9 @@ class TeacherCache:
         for interaction in tqdm(batches, desc=label, ncols=100, disable=not show_progress):
             interaction = interaction.to(model.device)
             targets, rows = samples_of(scorer, interaction)
-            self.write(rows, scorer.logits(interaction), targets)
+            outputs, items = scorer.factors(interaction)
+            for part in chunks.parts(len(rows), self.n_items):
+                self.write(rows[part], chunks.product(outputs[part], items), targets[part])
 
 
 class RowBatches:

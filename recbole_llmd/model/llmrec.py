@@ -142,11 +142,6 @@ class LLMRec(SequentialRecommender):
     def input_dtype(self):
         return next(parameter.dtype for name, parameter in self.backbone.named_parameters() if "lora_" not in name)
 
-    def position_logits(self, item_seq, positions):
-        """Scores of all items at the chosen positions, ``[n_positions, n_items]``."""
-        vectors = self.item_vectors()
-        return self.position_outputs(item_seq, positions, vectors) @ vectors.t()
-
     def forward(self, item_seq, item_seq_len):
         """The output after the last item of each history, ``[batch, size]``."""
         vectors = self.item_vectors()

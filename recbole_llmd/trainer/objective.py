@@ -4,8 +4,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch.nn.functional import cross_entropy
 
 from recbole_llmd.data.windows import samples_of
+from recbole_llmd.distill import chunks
+from recbole_llmd.distill.losses import rescale
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the sample weights
 
@@ -76,20 +79,35 @@ class Objective:
 
     def __call__(self, interaction):
         taught = self.teacher is not None and self.alpha > 0
-        loss, logits = self.scorer.loss_and_logits(interaction, need_logits=taught)
         targets, rows = samples_of(self.scorer, interaction)
+        teacher = self.teacher.read(rows, targets.device) if taught else None
+
+        def distilled(logits, part):
+            if not taught:
+                return ()
+            return distillation_terms(logits, targets[part], teacher.at(part), self.temperature, self.weighting)
+
+        def both(logits, part):
+            return cross_entropy(logits, targets[part], reduction="none"), *distilled(logits, part)
+
+        if self.scorer.windows:
+            losses, *found = chunks.per_sample(both, *self.scorer.factors(interaction))
+            loss = losses.mean()
+        else:
+            loss, logits = self.scorer.loss_and_logits(interaction, need_logits=taught)
+            found = distilled(logits, slice(None))
         if not taught:
             self.figures.add(len(targets), loss.detach())
             return loss
-        term, weights = distillation_term(
-            logits, targets, self.teacher.read(rows, logits.device), self.temperature, self.weighting
-        )
+        divergences, weights = found
+        weights = rescale(weights.detach())
+        term = torch.mean(weights * divergences)
         self.figures.add(len(targets), loss.detach(), term.detach(), weights)
         return loss, self.alpha * term
 
 
-def distillation_term(logits, targets, teacher, temperature, weighting):
-    """Mean over the samples of weight times divergence, and the weights.
+def distillation_terms(logits, targets, teacher, temperature, weighting):
+    """Each sample's divergence, and its weight before the weights of the batch are rescaled.
 
     Args:
         logits: the student's scores of all items, ``[n, n_items]``.
@@ -97,8 +115,7 @@ def distillation_term(logits, targets, teacher, temperature, weighting):
         teacher (TeacherBatch): the teacher's distributions of the same samples.
 
     Returns:
-        tuple: a scalar, and the weights ``[n]``.
+        tuple: two tensors ``[n]``.
     """
     student = logits[:, 1:]  # the padding item is no item
-    weights = teacher.weights(weighting, student, targets - 1)
-    return torch.mean(weights * teacher.divergence(student, temperature)), weights
+    return teacher.divergence(student, temperature), teacher.weights(weighting, student, targets - 1)

@@ -5,7 +5,6 @@ import copy
 import logging
 
 import numpy as np
-import torch
 from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
 from recbole.utils import init_seed, set_color
@@ -170,13 +169,15 @@ def scored_by_length(model):
     plain = model.full_sort_predict
 
     def by_length(interaction):
-        length = interaction[model.ITEM_SEQ_LEN]
-        order, scores = length.argsort(), []
-        for rows in order.split(ROWS_TOGETHER):
+        length, scores = interaction[model.ITEM_SEQ_LEN], None
+        for rows in length.argsort().split(ROWS_TOGETHER):
             part = interaction[rows]
             part.update(Interaction({model.ITEM_SEQ: part[model.ITEM_SEQ][:, : int(length[rows].max())]}))
-            scores.append(plain(part))
-        return torch.cat(scores)[order.argsort()]
+            found = plain(part)
+            if scores is None:
+                scores = found.new_empty(len(length), *found.shape[1:])
+            scores[rows] = found
+        return scores
 
     model.full_sort_predict = by_length
     try:

@@ -2,9 +2,10 @@
 
 import pytest
 
+from recbole_llmd.data.windows import WindowLoader, add_row_numbers, build_windows
 from recbole_llmd.distill.scorers import CRMScorer
 from recbole_llmd.settings import SettingsError
-from tests.contract import CRMContract
+from tests.contract import CRMContract, compare_with_prefixes
 
 
 class TestSASRec(CRMContract):
@@ -93,3 +94,29 @@ def test_forward_alone_is_enough(build, fast_distill, monkeypatch):
     scorer = CRMScorer(model.crm, train.dataset, train)
     assert scorer.windows
     torch.testing.assert_close(scorer.logits_of_rows(rows), expected)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_factors_are_the_scores(build, fast_distill, monkeypatch, biased):
+    """A CRM that adds something to the products of outputs and item vectors gives its scores whole."""
+    from recbole.model.sequential_recommender import SASRec
+
+    if biased:
+        products = SASRec.full_sort_predict
+
+        def full_sort_predict(self, rows):
+            return products(self, rows) + self.item_embedding.weight.sum(1)
+
+        def calculate_loss(self, rows):
+            return self.loss_fct(full_sort_predict(self, rows), rows[self.POS_ITEM_ID])
+
+        monkeypatch.setattr(SASRec, "full_sort_predict", full_sort_predict)
+        monkeypatch.setattr(SASRec, "calculate_loss", calculate_loss)
+    config, (train, _, _), model = build(fast_distill, crm_model="SASRec", n_heads=2)
+    add_row_numbers(train.dataset)
+    scorer = CRMScorer(model.crm, train.dataset, train)
+    assert scorer.windows and scorer.by_product is not biased
+    model.crm.eval()
+    batch = next(iter(WindowLoader(build_windows(train.dataset), config, 64)))
+    assert (scorer.factors(batch)[1] is None) is biased
+    assert compare_with_prefixes(scorer, config, batch) > 20

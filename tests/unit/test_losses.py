@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from recbole_llmd.data.windows import ROW, TARGETS
-from recbole_llmd.distill.losses import WEIGHTINGS, kl_divergence, kl_divergence_topk, sample_weights
+from recbole_llmd.distill.losses import WEIGHTINGS, kl_divergence, kl_divergence_topk, rescale, sample_weights
 from recbole_llmd.distill.teacher import TeacherBatch
-from recbole_llmd.trainer.objective import EpochFigures, Objective, distillation_term
+from recbole_llmd.trainer.objective import EpochFigures, Objective, distillation_terms
 
 N, ITEMS = 6, 14
 TEMPERATURES = (0.5, 1.0, 3.0)
@@ -204,7 +204,7 @@ def test_weights_are_the_naive_ones(weighting):
     targets = torch.tensor([0, 3, 3, 7, 13, 1])
     batch = exact_batch(teacher, targets, 1.0)
     top = batch.logp.topk(10, dim=1).indices
-    weights = sample_weights(weighting, student, targets, batch.target_p, batch.entropy, top)
+    weights = rescale(sample_weights(weighting, student, targets, batch.target_p, batch.entropy, top))
     expected = naive_weights(weighting, naive_probabilities(teacher), naive_probabilities(student), targets.tolist())
     close(weights, expected, TOLERANCE[weighting])
     assert weights.double().mean().item() == pytest.approx(1, abs=TOLERANCE[weighting])
@@ -217,7 +217,7 @@ def test_adaptive_weight_grows_where_the_teacher_knows_better():
     """The same student everywhere, a teacher ever surer of the target; and the reverse."""
     sure = torch.tensor([0.1, 0.3, 0.5, 0.9], dtype=torch.float64)
     targets = torch.zeros(4, dtype=torch.long)
-    weights = sample_weights("adaptive", torch.zeros(4, 5, dtype=torch.float64), targets, sure)
+    weights = rescale(sample_weights("adaptive", torch.zeros(4, 5, dtype=torch.float64), targets, sure))
     assert (weights.diff() > 0.05).all()
     close(weights / weights[0], (sure / (sure + 0.2)) / (0.1 / 0.3))
     student = torch.zeros(4, 5, dtype=torch.float64)
@@ -229,14 +229,14 @@ def test_confidence_of_a_uniform_teacher_is_zero():
     """Rounding may put the entropy above log n; the weight stays 0, not below."""
     entropy = torch.tensor([math.log(5) + 1e-6, 0.0])
     weights = sample_weights("confidence", torch.zeros(2, 5), torch.zeros(2, dtype=torch.long), torch.ones(2), entropy)
-    assert weights.tolist() == [0.0, 2.0]
+    assert rescale(weights).tolist() == [0.0, 2.0]
 
 
 def test_rank_counts_common_items_in_any_order():
     teacher_top = torch.tensor([[0, 1, 2], [3, 4, 5], [0, 5, 4]])
     student = torch.tensor([[1.0, 2.0, 3.0, 0.0, 0.0, 0.0]]).repeat(3, 1)  # top 3 are 2, 1, 0
     weights = sample_weights("rank", student, torch.zeros(3, dtype=torch.long), torch.ones(3), teacher_top=teacher_top)
-    close(weights, [4 / 7 * 3, 1 / 7 * 3, 2 / 7 * 3], 1e-6)
+    close(rescale(weights), [4 / 7 * 3, 1 / 7 * 3, 2 / 7 * 3], 1e-6)
 
 
 # --- the objective: weights times divergence, next to the side's own loss ---------------------------------------------
@@ -265,7 +265,9 @@ def setup(seed=7):
 def test_distillation_term_and_gradient(weighting, temperature):
     teacher, student, targets = setup()
     batch = exact_batch(teacher[:, 1:], targets - 1, temperature)
-    term, weights = distillation_term(student, targets, batch, temperature, weighting)
+    divergences, weights = distillation_terms(student, targets, batch, temperature, weighting)
+    weights = rescale(weights)
+    term = (weights * divergences).mean()
     term.backward()
     expected, expected_weights, gradient = reference(teacher, student.detach(), targets, temperature, weighting)
     close(term, expected, TOLERANCE[weighting])
@@ -282,10 +284,13 @@ class Fixed:
         self.model = SimpleNamespace(POS_ITEM_ID="item_id")
         self.asked = []
 
+    def factors(self, interaction):
+        self.asked.append(True)
+        return self.given, None
+
     def loss_and_logits(self, interaction, need_logits=True):
         self.asked.append(need_logits)
-        targets = interaction[TARGETS][interaction[ROW] >= 0] if self.windows else interaction["item_id"]
-        return torch.nn.functional.cross_entropy(self.given, targets), self.given
+        return torch.nn.functional.cross_entropy(self.given, interaction["item_id"]), self.given
 
 
 class Rows:

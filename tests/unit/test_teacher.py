@@ -174,10 +174,10 @@ class Scorer:
         self.model.POS_ITEM_ID, self.model.device = "item_id", torch.device("cpu")
         self.modes = []
 
-    def logits(self, interaction):
+    def factors(self, interaction):
         self.modes.append((self.model.training, torch.is_grad_enabled()))
         field = interaction[TARGETS][interaction[ROW] >= 0] if self.windows else interaction["item_id"]
-        return self.table[field]
+        return self.table[field], None
 
 
 class Batch(dict):

@@ -1,0 +1,146 @@
+"""Cost of LLMD4Rec by catalogue size, users and LLM layers, on synthetic data: the part ``catalogue``.
+
+Each point runs in a process of its own, which is what running this file does.
+"""
+
+import dataclasses
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from measure import build, in_own_process, peak_gib, prepared_sides, timed
+
+SEED = 2020
+HISTORY = 20  # interactions per user on average
+TEXTS_TIMED = 64  # texts that are encoded to time it; the vectors of all others are drawn
+
+
+def catalogue(settings):
+    """A row for each combination of ``items``, ``users`` and ``layers`` (comma-separated lists)."""
+    items, users, layers = (
+        [int(n) for n in settings.pop(key, default).split(",")]
+        for key, default in (("items", "1000,10000,100000"), ("users", "2000"), ("layers", "4"))
+    )
+    rows = []
+    for n_items, n_users, n_layers in ((i, u, n) for i in items for u in users for n in layers):
+        point = {"items": n_items, "users": n_users, "layers": n_layers}
+        rows.append({**point, **in_own_process(__file__, {**point, "settings": settings})})
+        print(rows[-1], flush=True)
+    return {"rows": rows}
+
+
+def write_synthetic(folder, users, items):
+    """Write atomic files in which all ``items`` have a text and occur; returns RecBole's settings.
+
+    Log-normal activity, items drawn by Zipf's law; the items that nobody drew are handed out to random users.
+    """
+    import numpy as np
+
+    rng, name = np.random.default_rng(SEED), "synthetic"
+    activity = rng.lognormal(0, 1, users)
+    lengths = np.maximum(5, activity / activity.mean() * HISTORY).astype(int)
+    popularity = 1 / np.arange(1, items + 1)
+    drawn = rng.choice(items, lengths.sum(), p=popularity / popularity.sum())
+    user = np.repeat(np.arange(users), lengths)
+    columns = np.column_stack([user, drawn, rng.permutation(len(user))])
+    (folder / name).mkdir()
+    head = "user_id:token\titem_id:token\ttimestamp:float"
+    np.savetxt(folder / name / f"{name}.inter", columns, "%d", "\t", header=head, comments="")
+    lines = ["item_id:token\ttitle:token_seq", *(f"{item}\titem {item}" for item in range(items))]
+    (folder / name / f"{name}.item").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return {
+        "dataset": name,
+        "data_path": str(folder),
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title"]},
+        "checkpoint_dir": str(folder / "saved"),
+        "llm_cache_dir": str(folder / "texts"),
+    }
+
+
+def draw_text_vectors(config, dataset):
+    """Put random vectors where the encoded texts would be looked up; returns the seconds that a text takes to encode.
+
+    The cost of training does not depend on the vectors' values, and encoding is done once for a catalogue.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from recbole_llmd.data.item_text import load_item_texts
+    from recbole_llmd.llm import backbone, encode
+
+    texts, name = load_item_texts(config, dataset), config["llm_model"]
+    dtype = backbone.dtype_of(config["llm_dtype"], config["device"])
+    model = backbone.load_backbone(name, dtype)
+    some, batch = texts[1 : TEXTS_TIMED + 1], config["llm_text_batch_size"]
+
+    def seconds(texts):
+        return timed(lambda: encode._encode(texts, lambda: model, name, config["device"], batch, False))[1]
+
+    beginning = seconds(some[:1])  # loading the tokenizer
+    vectors = torch.randn(len(texts), model.config.hidden_size)
+    folder = Path(config["llm_cache_dir"])
+    folder.mkdir(parents=True)
+    save_file({"vectors": vectors}, folder / f"{encode.cache_key(name, texts, dtype)}.safetensors")
+    return (seconds(some) - beginning) / (len(some) - 1)
+
+
+def sample_of(windows, n):
+    """``n`` of the windows at random."""
+    import numpy as np
+
+    chosen = np.random.default_rng(SEED).permutation(len(windows.lengths))[:n]
+    return dataclasses.replace(windows, **{name: value[chosen] for name, value in vars(windows).items()})
+
+
+def point(items, users, layers, settings):
+    """Seconds, bytes and peak memory of every step of a run, at one point of the curve."""
+    from recbole_llmd.data.windows import WindowLoader
+    from recbole_llmd.trainer.llmd4rec import Phase
+
+    with tempfile.TemporaryDirectory() as folder:
+        data = write_synthetic(Path(folder), users, items)
+        windows = settings.pop("windows", None)
+        config, (train, valid, _) = build({**data, "llm_layers": layers, **settings}, "LLMD4Rec")
+        figures = {
+            "items with padding": train.dataset.item_num,
+            "samples": len(train.dataset),
+            "teacher's items kept": None,
+            "encoding s per 1,000 texts": 1000 * draw_text_vectors(config, train.dataset),
+            "peak GiB": {},
+        }
+        trainer = prepared_sides(config, train)
+        for side in trainer.sides.values():
+            side.eval_collector.data_collect(train)
+        if windows:
+            for side in trainer.sides.values():
+                some = sample_of(side.window_loader.windows, int(windows))
+                side.window_loader = WindowLoader(some, side.config, side.config["train_batch_size"])
+                figures["share of windows"] = len(some.lengths) / len(side.window_loader.windows.lengths)
+
+        def step(name, call):
+            result, seconds, _ = timed(call)
+            figures[f"{name} s"] = seconds
+            figures["peak GiB"][name] = peak_gib()
+            return result
+
+        peak_gib()
+        for student, teacher in (("CRM", "LLM"), ("LLM", "CRM")):
+            side = trainer.sides[student]
+            step(f"{student} epoch", lambda: side._train_epoch(train, 0))
+            side.objective = step(
+                f"{teacher} teacher pass", lambda: trainer._objective(Phase(1, student, 1, True), train, False)
+            )
+            step(f"{student} epoch, taught", lambda: side._train_epoch(train, 1))
+            cache = side.objective.teacher
+            figures["teacher's items kept"] = cache.logp.shape[1]
+            figures["teacher cache bytes"] = cache.logp.nbytes + (0 if cache.items is None else cache.items.nbytes)
+            step(f"{student} validation", lambda: side.evaluate(valid, load_best_model=False))
+            side.objective = None
+        figures["peak GiB"]["all"] = max(figures["peak GiB"].values())
+        return figures
+
+
+if __name__ == "__main__":
+    task = json.loads(sys.argv.pop())
+    print(json.dumps(point(**task)))

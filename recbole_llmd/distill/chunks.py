@@ -1,0 +1,67 @@
+"""Scores of all items for many samples, computed in chunks of samples and not kept.
+
+The scores of a batch, ``[n, n_items]``, their gradients and the steps between them take gigabytes where the catalogue
+is large, and most of the time goes into getting that memory. In chunks they are computed again in the backward pass.
+"""
+
+import torch
+
+WHOLE = 2**25  # bytes of scores that are computed in one piece
+CHUNK = 2**24  # bytes of scores in a chunk where they are more
+
+
+def parts(n, n_items):
+    """The chunks of ``n`` samples, as slices."""
+    bytes_per_sample = 4 * n_items
+    if n * bytes_per_sample <= WHOLE:
+        return [slice(0, n)]
+    size = max(1, CHUNK // bytes_per_sample)
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def product(outputs, items=None):
+    """The scores of all items; ``outputs`` are these already where there are no item vectors."""
+    return outputs if items is None else outputs @ items.t()
+
+
+def per_sample(terms, outputs, items=None):
+    """What ``terms`` gives for each sample from its scores, without keeping the scores.
+
+    Args:
+        terms (callable): ``terms(scores, part)`` returns a tuple of tensors ``[n_part]``, for the scores
+            ``[n_part, n_items]`` of the samples in the slice ``part``. It is called again in the backward pass.
+        outputs: the samples' outputs, ``[n, size]``.
+        items: the item vectors, ``[n_items, size]``; with None ``outputs`` are the scores, taken in one piece.
+
+    Returns:
+        tuple of tensors ``[n]``.
+    """
+    slices = [slice(0, len(outputs))] if items is None else parts(len(outputs), len(items))
+    if len(slices) == 1:
+        return terms(product(outputs, items), slices[0])
+    return _Chunked.apply(terms, slices, outputs, items)
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, terms, slices, outputs, items):
+        ctx.terms, ctx.slices = terms, slices
+        ctx.autocast = torch.is_autocast_enabled(outputs.device.type)
+        ctx.save_for_backward(outputs, items)
+        found = [terms(product(outputs[part], items), part) for part in slices]
+        return tuple(map(torch.cat, zip(*found)))
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        outputs, items = ctx.saved_tensors
+        of_outputs, of_items = torch.empty_like(outputs), torch.zeros_like(items)
+        for part in ctx.slices:
+            with torch.enable_grad(), torch.autocast(outputs.device.type, enabled=ctx.autocast):
+                scores = product(outputs[part].detach(), items.detach()).requires_grad_()
+                found = ctx.terms(scores, part)
+            values, seeds = zip(*((v, g[part]) for v, g in zip(found, gradients) if v.requires_grad))
+            (of_scores,) = torch.autograd.grad(values, scores, seeds)
+            of_scores = of_scores.to(items.dtype)
+            of_outputs[part] = of_scores @ items
+            of_items.addmm_(of_scores.t(), outputs[part])
+        return None, None, of_outputs, of_items

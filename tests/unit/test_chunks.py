@@ -1,0 +1,125 @@
+"""Losses over chunks of samples against the same losses over all scores at once, gradients included."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from recbole_llmd.data.windows import ROW, TARGETS
+from recbole_llmd.distill import chunks, losses
+from recbole_llmd.distill.teacher import TeacherCache
+from recbole_llmd.trainer.objective import Objective
+
+N, ITEMS, SIZE = 11, 40, 5  # items with the padding item
+SAMPLES_PER_CHUNK = 3
+
+
+def random(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(chunks, "WHOLE", 0)
+    monkeypatch.setattr(chunks, "CHUNK", 4 * ITEMS * SAMPLES_PER_CHUNK + 1)
+
+
+@pytest.fixture
+def sides():
+    """Outputs and item vectors of a student, and a batch in which every position ends a row."""
+    outputs, items = random(N, SIZE, seed=0).requires_grad_(), random(ITEMS, SIZE, seed=1).requires_grad_()
+    targets = torch.randint(1, ITEMS, (N,), generator=torch.Generator().manual_seed(2))
+    rows = torch.randperm(N, generator=torch.Generator().manual_seed(3))
+    return outputs, items, {TARGETS: targets[None], ROW: rows[None]}
+
+
+class Scorer:
+    windows = True
+
+    def __init__(self, outputs, items):
+        self.given = outputs, items
+        self.model = SimpleNamespace(eval=lambda: None, device="cpu")
+
+    def factors(self, interaction):
+        return self.given
+
+
+def teacher_cache(folder, topk, temperature=2.0):
+    cache = TeacherCache(N, ITEMS, temperature, topk, str(folder))
+    cache.write(torch.arange(N), random(N, ITEMS, seed=4), torch.arange(1, N + 1))
+    return cache
+
+
+@pytest.mark.parametrize("n, whole, expected", [(6, 240, [(0, 6)]), (7, 240, [(0, 3), (3, 6), (6, 7)])])
+def test_parts_hold_every_sample_once(monkeypatch, n, whole, expected):
+    """Ten items are 40 bytes: 240 hold six samples; beyond, chunks of 120 hold three."""
+    monkeypatch.setattr(chunks, "WHOLE", whole)
+    monkeypatch.setattr(chunks, "CHUNK", 120)
+    assert [(part.start, part.stop) for part in chunks.parts(n, 10)] == expected
+
+
+def test_a_sample_larger_than_a_chunk_is_a_chunk():
+    assert [(part.start, part.stop) for part in chunks.parts(2, 2**24)] == [(0, 1), (1, 2)]
+
+
+@pytest.mark.parametrize("topk", [0, 12])
+@pytest.mark.parametrize("weighting", losses.WEIGHTINGS)
+def test_objective_in_chunks_is_that_of_all_scores(tmp_path, small_chunks, sides, weighting, topk):
+    """Cross-entropy, distillation term, and weights of mean 1 over the batch (not over a chunk)."""
+    outputs, items, batch = sides
+    cache, alpha, temperature = teacher_cache(tmp_path, topk), 0.7, 2.0
+    objective = Objective(Scorer(outputs, items), cache, alpha, temperature, weighting)
+    parts = objective(batch)
+    gradients = torch.autograd.grad(sum(parts), (outputs, items))
+
+    scores, targets = outputs @ items.t(), batch[TARGETS][0]
+    teacher, student = cache.read(batch[ROW][0], "cpu"), scores[:, 1:]
+    weights = losses.rescale(teacher.weights(weighting, student, targets - 1))
+    own, term = cross_entropy(scores, targets), (weights * teacher.divergence(student, temperature)).mean()
+    torch.testing.assert_close(torch.stack(parts), torch.stack([own, alpha * term]))
+    torch.testing.assert_close(gradients, torch.autograd.grad(own + alpha * term, (outputs, items)))
+    torch.testing.assert_close(torch.from_numpy(objective.figures.weights[0]), weights)
+    assert weighting == "uniform" or weights.std() > 0.02
+
+
+def test_own_loss_in_chunks_is_that_of_all_scores(small_chunks, sides):
+    outputs, items, batch = sides
+    loss = Objective(Scorer(outputs, items))(batch)
+    gradients = torch.autograd.grad(3 * loss, (outputs, items))
+    expected = cross_entropy(outputs @ items.t(), batch[TARGETS][0])
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients, torch.autograd.grad(3 * expected, (outputs, items)))
+
+
+def test_no_scores_larger_than_a_chunk(small_chunks, sides):
+    outputs, items, _ = sides
+    seen = []
+
+    def terms(scores, part):
+        seen.append((part.start, tuple(scores.shape)))
+        return (scores.sum(1),)
+
+    (sums,) = chunks.per_sample(terms, outputs, items)
+    sums.sum().backward()
+    once = [(0, (3, ITEMS)), (3, (3, ITEMS)), (6, (3, ITEMS)), (9, (2, ITEMS))]
+    assert seen == once + once  # forward, then backward
+    torch.testing.assert_close(outputs.grad, items.detach().sum(0).expand(N, SIZE))
+
+
+@pytest.mark.parametrize("topk", [0, 12])
+def test_teacher_pass_in_chunks_is_that_of_all_scores(tmp_path, small_chunks, sides, topk):
+    outputs, items, batch = sides
+
+    class Batch(dict):
+        def to(self, device):
+            return self
+
+    expected, cache = (TeacherCache(N, ITEMS, 2.0, topk, str(tmp_path)) for _ in range(2))
+    targets, rows = batch[TARGETS][0], batch[ROW][0]
+    expected.write(rows, (outputs @ items.t()).detach(), targets)
+    cache.fill(Scorer(outputs, items), [Batch(batch)], None, 1, "teacher")
+    for name in ("logp", "items", "rest_logp", "target_p", "entropy"):
+        of_chunks, of_all = (getattr(c.read(torch.arange(N), "cpu"), name) for c in (cache, expected))
+        assert of_chunks is of_all is None or torch.allclose(of_chunks, of_all, rtol=1e-5, atol=1e-6)
+    assert expected.target_p.min() > 0
