@@ -17,7 +17,7 @@ from recbole_llmd.distill.teacher import TeacherCache, resolve_topk
 from recbole_llmd.files import whole
 from recbole_llmd.trainer.llmrec import adapter_folder, save_renamed
 from recbole_llmd.trainer.objective import Objective
-from recbole_llmd.trainer.side import SideTrainer
+from recbole_llmd.trainer.side import PartsCollector, SideTrainer
 
 OTHER = {"CRM": "LLM", "LLM": "CRM"}
 # Keys that change where a run writes and what it shows, not what it computes: a run may be resumed with others.
@@ -73,6 +73,7 @@ class LLMD4RecTrainer(Trainer):
 
     def __init__(self, config, model):
         super().__init__(config, model)
+        self.eval_collector = PartsCollector(config)
         self.sides = {
             "CRM": SideTrainer(config, model.crm, "CRM", config["crm_window_overlap"]),
             "LLM": SideTrainer(configs.llm_side_config(config), model.llm, "LLM", config["llm_window_overlap"]),

@@ -6,6 +6,7 @@ import logging
 
 import numpy as np
 from recbole.data.interaction import Interaction
+from recbole.evaluator import Collector
 from recbole.trainer import Trainer
 from recbole.utils import init_seed, set_color
 from tqdm import tqdm
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from recbole_llmd.data.windows import WindowLoader, build_windows
 from recbole_llmd.trainer.objective import EpochFigures, Objective
 
-ROWS_TOGETHER = 256  # histories scored in one pass when a side is evaluated
+ROWS_TOGETHER = 256  # histories scored, and rankings collected, in one pass when a side is evaluated
 
 
 def epoch_seed(seed, phase, epoch):
@@ -34,6 +35,7 @@ class SideTrainer(Trainer):
     def __init__(self, config, model, side, overlap):
         super().__init__(config, model)
         self.side, self.overlap = side, overlap
+        self.eval_collector = PartsCollector(config)
         self.tensorboard = _SideWriter(self.tensorboard, side)
         self.logger = _LabelledLogger(self.logger, {"label": side})
         self.phase_index, self.label = 0, side
@@ -158,6 +160,23 @@ class SideTrainer(Trainer):
         if epoch is not None:
             self.start_epoch, self.cur_step = epoch, progress["cur_step"]
             self.optimizer.load_state_dict(progress["optimizer"])
+
+
+class PartsCollector(Collector):
+    """RecBole's collector, over parts of a batch of users.
+
+    It makes tensors of the scores' shape ``[users, n_items]`` that take four times the scores' memory.
+    """
+
+    def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i):
+        if scores_tensor.dim() != 2 or len(interaction) != len(scores_tensor):  # sampled evaluation
+            return super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
+        for start in range(0, len(scores_tensor), ROWS_TOGETHER):
+            part = slice(start, start + ROWS_TOGETHER)
+            inside = (positive_u >= start) & (positive_u < start + ROWS_TOGETHER)
+            super().eval_batch_collect(
+                scores_tensor[part], interaction[part], positive_u[inside] - start, positive_i[inside]
+            )
 
 
 @contextlib.contextmanager

@@ -3,7 +3,9 @@
 import pytest
 import torch
 from recbole.data.interaction import Interaction
+from recbole.evaluator import Collector
 from recbole.trainer import Trainer
+from recbole.utils import init_seed
 
 from recbole_llmd.data.windows import add_row_numbers
 from recbole_llmd.distill.scorers import CRMScorer
@@ -72,3 +74,35 @@ def test_validation_of_a_causal_crm_computes_no_padding(build, fast_distill):
     plain = Trainer(config, model.crm)
     plain.eval_collector.data_collect(train)
     assert got == plain.evaluate(valid, load_best_model=False)
+
+
+def test_rankings_collected_in_parts_are_those_of_the_batch(build, fast_distill, monkeypatch):
+    """Parts of eight users give RecBole's metrics; no part is larger, and the last user's targets are not lost."""
+    metrics = ["Recall", "MRR", "NDCG", "GAUC", "ItemCoverage", "AveragePopularity"]
+    config, (train, valid, _), model = build(fast_distill, metrics=metrics)
+    trainers = SideTrainer(config, model.crm, "CRM", 0.0), Trainer(config, model.crm)
+    for trainer in trainers:
+        trainer.eval_collector.data_collect(train)
+    whole, shapes = trainers[1].evaluate(valid, load_best_model=False), []
+    monkeypatch.setattr(side, "ROWS_TOGETHER", 8)
+    collect = Collector.eval_batch_collect
+
+    def seen(self, scores, *rest):
+        shapes.append(len(scores))
+        return collect(self, scores, *rest)
+
+    monkeypatch.setattr(Collector, "eval_batch_collect", seen)
+    assert trainers[0].evaluate(valid, load_best_model=False) == whole
+    assert shapes == [8] * 9 + [len(valid.dataset) - 72]
+
+
+def test_sampled_evaluation_is_recboles(build, fast_distill, monkeypatch):
+    monkeypatch.setattr(side, "ROWS_TOGETHER", 8)
+    sampled = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "uni20"}
+    config, (train, valid, _), model = build(fast_distill, eval_args=sampled)
+    results = []
+    for trainer in (SideTrainer(config, model.crm, "CRM", 0.0), Trainer(config, model.crm)):
+        trainer.eval_collector.data_collect(train)
+        init_seed(1, True)
+        results.append(trainer.evaluate(valid, load_best_model=False))
+    assert results[0] == results[1]
