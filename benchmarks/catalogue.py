@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measure import build, in_own_process, peak_gib, prepared_sides, timed
+from measure import build, in_own_process, peak_gib, sides, timed
 
 SEED = 2020
 HISTORY = 20  # interactions per user on average
@@ -109,14 +109,15 @@ def point(items, users, layers, settings):
             "encoding s per 1,000 texts": 1000 * draw_text_vectors(config, train.dataset),
             "peak GiB": {},
         }
-        trainer = prepared_sides(config, train)
+        trainer = sides(config, train)
         for side in trainer.sides.values():
             side.eval_collector.data_collect(train)
         if windows:
             for side in trainer.sides.values():
-                some = sample_of(side.window_loader.windows, int(windows))
+                everything = side.window_loader.windows
+                some = sample_of(everything, int(windows))
                 side.window_loader = WindowLoader(some, side.config, side.config["train_batch_size"])
-                figures["share of windows"] = len(some.lengths) / len(side.window_loader.windows.lengths)
+                figures["share of samples trained"] = (some.rows >= 0).sum() / (everything.rows >= 0).sum()
 
         def step(name, call):
             result, seconds, _ = timed(call)

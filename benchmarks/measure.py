@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -15,6 +16,17 @@ def timed(call):
     start, processor = time.perf_counter(), time.process_time()
     result = call()
     return result, time.perf_counter() - start, time.process_time() - processor
+
+
+def medians(calls):
+    """Median seconds, and processor seconds, of the calls."""
+    seconds, processor = zip(*(timed(call)[1:] for call in calls))
+    return {"s": statistics.median(seconds), "processor s": statistics.median(processor), "repetitions": len(seconds)}
+
+
+def ratios(numerator, denominator):
+    """The quotients of two figures' seconds and processor seconds."""
+    return {key: numerator[key] / denominator[key] for key in ("s", "processor s")}
 
 
 def peak_gib():
@@ -53,16 +65,44 @@ def build(settings, model):
     return config, loaders
 
 
-def prepared_sides(config, train):
-    """A new LLMD4Rec's trainer with its sides ready to train, as its ``fit`` makes them."""
+def facts(config, train):
+    """What a record says of the data and the settings."""
+    from recbole_llmd.compare.cell import _settings
+
+    sizes = {"users": train.dataset.user_num - 1, "items": train.dataset.item_num - 1, "samples": len(train.dataset)}
+    return {"data": sizes, "seed": config["seed"], "config": _settings(config)}
+
+
+def recbole_trainer(config, train):
+    """RecBole's own trainer of a new model."""
     from recbole.utils import get_model, get_trainer
 
+    model = get_model(config["model"])(config, train.dataset).to(config["device"])
+    return get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+
+
+def crm_side(config, train):
+    """A new CRM as one side of LLMD4Rec, ready to be trained alone over windows."""
+    from recbole_llmd.config import load_properties
+    from recbole_llmd.data.windows import add_row_numbers
+    from recbole_llmd.distill.scorers import CRMScorer
+    from recbole_llmd.trainer.side import SideTrainer
+
+    model = recbole_trainer(config, train).model
+    side = SideTrainer(config, model, "CRM", load_properties("LLMD4Rec")["crm_window_overlap"])
+    add_row_numbers(train.dataset)
+    side.prepare(CRMScorer(model, train.dataset, train), train)
+    return side
+
+
+def sides(config, train):
+    """A new LLMD4Rec's trainer with its sides ready to be trained, as its ``fit`` makes them."""
     from recbole_llmd.data.windows import add_row_numbers
     from recbole_llmd.distill.scorers import CRMScorer, LLMScorer
 
-    model = get_model("LLMD4Rec")(config, train.dataset).to(config["device"])
-    trainer = get_trainer(config["MODEL_TYPE"], "LLMD4Rec")(config, model)
+    trainer = recbole_trainer(config, train)
     add_row_numbers(train.dataset)
-    trainer.sides["CRM"].prepare(CRMScorer(model.crm, train.dataset, train), train)
-    trainer.sides["LLM"].prepare(LLMScorer(model.llm), train)
+    crm, llm = trainer.model.crm, trainer.model.llm
+    trainer.sides["CRM"].prepare(CRMScorer(crm, train.dataset, train), train)
+    trainer.sides["LLM"].prepare(LLMScorer(llm), train)
     return trainer

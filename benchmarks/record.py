@@ -14,10 +14,12 @@ def read_arguments():
     return arguments
 
 
-def write_record(path, settings, **figures):
-    """Write a record as JSON, whole or not at all."""
+def write_record(path, settings, part="", **figures):
+    """Write a record as JSON, whole or not at all; ``part`` is the first argument of a benchmark that has parts."""
     from recbole_llmd.report.record import provenance
     from recbole_llmd.report.table import write_json
 
-    command = " ".join([f"python benchmarks/{Path(sys.argv[0]).name}", *(f"--{k}={v}" for k, v in settings.items())])
+    command = " ".join(
+        ["python", f"benchmarks/{Path(sys.argv[0]).name}", *part.split(), *(f"--{k}={v}" for k, v in settings.items())]
+    )
     write_json(path, {**provenance(command), **figures})

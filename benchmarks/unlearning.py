@@ -15,20 +15,13 @@ number of requests of a size; any other argument is one of RecBole's Config.
 
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
+from measure import timed
 from record import read_arguments, write_record
 
 SEED = 2020
 HISTORY = 20  # interactions per user of the synthetic data
-
-
-def timed(call):
-    """(result, seconds, processor seconds of all threads)."""
-    start, processor = time.perf_counter(), time.process_time()
-    result = call()
-    return result, time.perf_counter() - start, time.process_time() - processor
 
 
 def requests(engine, n, repeats, rng):

@@ -1,0 +1,268 @@
+"""What LLMD4Rec costs, as ratios within one run.
+
+    python benchmarks/distillation.py PART --dataset=ml-100k --out=benchmarks/records/... [--key=value ...]
+
+PART is one of
+
+- ``crm_epoch``: an epoch of the CRM over windows against one of RecBole's own recipe. ``--crm=SASRec`` (or GRU4Rec),
+  ``--repeats=5`` of ours.
+- ``crm_quality``: both recipes to their early stop: metrics, epochs and seconds. ``--crm``. The same command goes on
+  after an interruption, from the last epoch of RecBole's recipe, which takes hours; ours is short and starts again.
+- ``total``: a whole run against both sides trained alone for as many epochs, early stopping off.
+- ``llm_epoch``: an epoch of LLMRec against one forward pass per prefix, of which ``--batches=2`` are timed, and against
+  the first version of this package; and where the time goes. ``--repeats=1``, ``--arms`` (see ``llm_epoch.py``).
+- ``catalogue``: synthetic data, every combination of ``--items=1000,10000,100000``, ``--users=2000`` and
+  ``--layers=4``, each in a process of its own. ``--windows=200`` trains so many windows instead of all.
+- ``serving``: microseconds per user and bytes of the exported CRM against the CRM trained by RecBole. ``--crm``,
+  ``--repeats=100``.
+
+Any other argument is one of RecBole's Config. Seconds are the clock's; processor seconds, beside them, are what counts
+on a machine that does other things.
+"""
+
+import contextlib
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from catalogue import catalogue
+from llm_epoch import llm_epoch
+from measure import build, crm_side, facts, medians, ratios, recbole_trainer, sides, timed
+from record import read_arguments, write_record
+
+NEVER = 10**6  # a stopping_step that no run reaches
+BATCHES = (1, 256)  # users served together
+
+
+def crm_epoch(settings):
+    crm, repeats = settings.pop("crm", "SASRec"), int(settings.pop("repeats", 5))
+    config, (train, _, _) = build(settings, crm)
+    theirs = recbole_trainer(config, train)
+    recbole = medians([lambda: theirs._train_epoch(train, 0)])
+    side = crm_side(config, train)
+    side._train_epoch(train, 0)  # the memory that later epochs find
+    ours = medians([lambda: side._train_epoch(train, epoch) for epoch in range(1, repeats + 1)])
+    steps = {"RecBole": len(train), "ours": len(side.window_loader)}
+    return {
+        **facts(config, train),
+        "steps": steps,
+        "RecBole's epoch": recbole,
+        "our epoch": ours,
+        "times faster": ratios(recbole, ours),
+    }
+
+
+def crm_quality(settings):
+    from recbole_llmd.report.table import write_json
+    from recbole_llmd.trainer.llmd4rec import fingerprint
+
+    crm = settings.pop("crm", "SASRec")
+    config, (train, valid, test) = build(settings, crm)
+    folder = Path(config["checkpoint_dir"]) / f"crm_quality-{crm}-{config['dataset']}-{fingerprint(config)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    known = folder / "ours.json"
+    if not known.exists():
+        write_json(known, our_quality(*build(settings, crm)))
+    ours = json.loads(known.read_text())
+    print({"ours": ours}, flush=True)
+    recbole = recbole_quality(config, train, valid, test, folder)
+    quotients = {key: recbole[key] / ours[key] for key in ("s", "s per epoch")}
+    return {**facts(config, train), "RecBole": recbole, "ours": ours, "times faster": quotients}
+
+
+def our_quality(config, loaders):
+    """Our recipe until its early stop."""
+    train, valid, test = loaders
+    side = crm_side(config, train)
+    side.begin(0, "CRM", config["epochs"])
+    _, seconds, _ = timed(lambda: side.fit(train, valid, verbose=False))
+    side.restore_best()
+    results = [side.evaluate(loader, load_best_model=False) for loader in (valid, test)]
+    return quality(seconds, len(side.figures), *results)
+
+
+def quality(seconds, epochs, valid, test):
+    return {"s": seconds, "epochs": epochs, "s per epoch": seconds / epochs, "valid": valid, "test": test}
+
+
+def recbole_quality(config, train, valid, test, folder):
+    """RecBole's recipe until its early stop; what is in ``folder`` of a run that was killed is taken up.
+
+    RecBole's own ``resume_checkpoint`` reads the checkpoint that is written after every epoch. It restores neither the
+    random generators nor the order of the batches: an interrupted run draws others than one that was not.
+    """
+    from recbole.utils import init_seed
+
+    from recbole_llmd.report.table import write_json
+    from recbole_llmd.trainer.llmrec import save_renamed
+
+    log, last = folder / "epochs.json", folder / "last.pth"
+    trainer, epochs = recbole_trainer(config, train), []
+    if last.exists():
+        trainer.resume_checkpoint(last)
+        first = trainer.start_epoch
+        epochs = [epoch for epoch in json.loads(log.read_text()) if epoch["epoch"] < first]
+        init_seed(config["seed"] + first, config["reproducibility"])
+        train.generator.manual_seed(config["seed"] + first)
+    trainer.saved_model_file = str(folder / "best.pth")
+    save, start = trainer._save_checkpoint, time.perf_counter()
+    trainer._save_checkpoint = lambda *args, **kwargs: save_renamed(save, trainer, *args, **kwargs)
+
+    def validated(epoch, score):
+        nonlocal start
+        now = time.perf_counter()
+        epochs.append({"epoch": epoch, "s": now - start, "valid": score})
+        print({"RecBole": epochs[-1]}, flush=True)
+        write_json(log, epochs)
+        trainer._save_checkpoint(epoch, verbose=False, saved_model_file=str(last))
+        start = time.perf_counter()
+
+    if trainer.cur_step <= trainer.stopping_step and trainer.start_epoch < trainer.epochs:
+        trainer.fit(train, valid, verbose=False, callback_fn=validated)
+    trainer.eval_collector.data_collect(train)
+    results = [trainer.evaluate(loader) for loader in (valid, test)]
+    return quality(sum(epoch["s"] for epoch in epochs), len(epochs), *results)
+
+
+def total(settings):
+    with tempfile.TemporaryDirectory() as folder:
+        fixed = {**settings, "stopping_step": NEVER, "llm_stopping_step": NEVER, "checkpoint_dir": folder}
+        config, loaders = build(fixed, "LLMD4Rec")
+        alone = sides_alone(config, loaders)
+        print({"alone": alone}, flush=True)
+        config, (train, valid, _) = build(fixed, "LLMD4Rec")
+        trainer = recbole_trainer(config, train)
+        with teacher_passes() as passes:
+            _, seconds, processor = timed(lambda: trainer.fit(train, valid, verbose=False))
+        epochs = {name: len(side.figures) for name, side in trainer.sides.items()}
+    both = {key: sum(side[key] for side in alone.values()) for key in ("s", "processor s")}
+    run = {"s": seconds, "processor s": processor}
+    return {
+        **facts(config, train),
+        "epochs": epochs,
+        "sides alone": alone,
+        "whole run": run,
+        "teacher passes s": passes,
+        "whole run / sides alone": ratios(run, both),
+    }
+
+
+def sides_alone(config, loaders):
+    """The seconds of each side trained alone, for the epochs that a whole run trains it."""
+    train, valid, _ = loaders
+    rounds, found = config["distill_rounds"], {}
+    epochs = {
+        "LLM": config["llm_warmup_epochs"] + rounds * config["llm_epochs"],
+        "CRM": config["crm_warmup_epochs"] + rounds * config["epochs"],
+    }
+    for name, side in sides(config, train).sides.items():
+        side.begin(0, name, epochs[name])
+        _, seconds, processor = timed(lambda: side.fit(train, valid, verbose=False))
+        found[name] = {"epochs": epochs[name], "s": seconds, "processor s": processor}
+    return found
+
+
+@contextlib.contextmanager
+def teacher_passes():
+    """A dict that the seconds of the teacher passes are added to inside the block."""
+    from recbole_llmd.distill.teacher import TeacherCache
+
+    seconds, fill = {}, TeacherCache.fill
+
+    def timed_fill(self, scorer, loader, dataset, batch_size, label, show_progress=False):
+        seconds[f"{label} ({len(seconds) + 1})"] = timed(
+            lambda: fill(self, scorer, loader, dataset, batch_size, label, show_progress)
+        )[1]
+
+    TeacherCache.fill = timed_fill
+    try:
+        yield seconds
+    finally:
+        TeacherCache.fill = fill
+
+
+def serving(settings):
+    import torch
+
+    import recbole_llmd  # noqa: F401
+
+    # isort: split
+    from recbole.quick_start import load_data_and_model, run_recbole
+
+    from recbole_llmd.quick_start import export
+
+    crm, repeats = settings.pop("crm", "SASRec"), int(settings.pop("repeats", 100))
+    short = {
+        "show_progress": False,
+        "epochs": 1,
+        "crm_warmup_epochs": 0,
+        "llm_warmup_epochs": 1,
+        "llm_epochs": 0,
+        **settings,
+    }
+    plain = {key: value for key, value in short.items() if not key.startswith(("llm_", "crm_", "distill_"))}
+    with tempfile.TemporaryDirectory() as folder:
+        files = {}
+        for name, model, given in (("RecBole", crm, plain), ("exported", "LLMD4Rec", {**short, "crm_model": crm})):
+            own = Path(folder) / name
+            run_recbole(config_dict={**given, "model": model, "checkpoint_dir": str(own), "state": "ERROR"})
+            (files[name],) = own.glob("*.pth")
+        export(str(files["exported"]), str(Path(folder) / "crm.pth"))
+        files["exported"] = Path(folder) / "crm.pth"
+        files["RecBole again"] = files["RecBole"]  # what the ratio of a model to itself is in this run
+        loaded = {name: load_data_and_model(str(file)) for name, file in files.items()}
+        bytes_of_files = {name: file.stat().st_size for name, file in files.items()}
+    config, _, _, train, _, test = loaded["RecBole"]
+    models = {name: parts[1].eval() for name, parts in loaded.items()}
+    sizes = {
+        name: sum(value.numel() * value.element_size() for value in model.state_dict().values())
+        for name, model in models.items()
+    }
+    with torch.no_grad():
+        latency = {f"batches of {size}": latencies(models, test, size, repeats) for size in BATCHES}
+    return {
+        **facts(config, train),
+        "parameter bytes": sizes,
+        "file bytes": bytes_of_files,
+        "microseconds per user": latency,
+    }
+
+
+def latencies(models, test, size, repeats):
+    """Median microseconds per user of each model, the models taking turns, and the ratios to RecBole's."""
+    import numpy as np
+
+    rng, times = np.random.default_rng(0), {name: [] for name in models}
+    names = list(models)
+    for number in range(repeats + 3):  # the first three warm up
+        users = rng.choice(len(test.dataset), min(size, len(test.dataset)), replace=False)
+        batch = test.collate_fn(users)[0]
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            model, interaction = models[name], batch.to(models[name].device)
+            times[name].append(timed(lambda: float(model.full_sort_predict(interaction)[0, 0]))[1] / len(users) * 1e6)
+    found = {name: statistics.median(values[3:]) for name, values in times.items()}
+    return {**found, "ratios to RecBole": {name: value / found["RecBole"] for name, value in found.items()}}
+
+
+PARTS = {part.__name__: part for part in (crm_epoch, crm_quality, total, llm_epoch, catalogue, serving)}
+
+
+def main():
+    if len(sys.argv) < 2 or sys.argv[1] not in PARTS:
+        sys.exit(f"part = {sys.argv[1:2]}: must be one of {', '.join(PARTS)}. {__doc__}")
+    part = sys.argv.pop(1)
+    settings = read_arguments()
+    arguments = dict(settings)
+    out = Path(settings.pop("out")).resolve()
+    import torch
+
+    figures = PARTS[part](settings)
+    print(json.dumps({key: value for key, value in figures.items() if key != "config"}, indent=1, default=str))
+    write_record(out, arguments, part, threads=torch.get_num_threads(), **figures)
+
+
+if __name__ == "__main__":
+    main()
