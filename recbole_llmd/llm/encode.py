@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from recbole_llmd.files import whole
 from recbole_llmd.llm import backbone as backbones
 
-VERSION = 1  # of the encoding below: raise it with every change that alters the vectors
+VERSION = 2  # of the encoding below: raise it with every change that alters the vectors
 
 
 def cache_key(model_name, texts, dtype):
@@ -24,8 +25,9 @@ def cache_key(model_name, texts, dtype):
 def encode_texts(texts, model_name, dtype, device, cache_dir, batch_size, show_progress=False, load=None):
     """The standardised text vector of every item.
 
-    A text's vector is the masked mean of the backbone's last hidden states over its tokens (all layers), then
-    each coordinate is standardised over the items that have text.
+    A text's vector is the mean of the backbone's last hidden states over its tokens (all layers), each token weighted
+    by its inverse document frequency over the texts, so that a rare word counts for more than a brand of a thousand
+    items; then each coordinate is standardised over the items that have text.
 
     Args:
         texts (list of str): one text per item id; an empty text gives a zero vector.
@@ -60,20 +62,34 @@ def _encode(texts, load, model_name, device, batch_size, show_progress):
     tokenizer = backbones.load_tokenizer(model_name)
     vectors = torch.zeros(len(texts), model.config.hidden_size)
     with_text = sorted((i for i, text in enumerate(texts) if text), key=lambda i: len(texts[i]))
-    batches = [with_text[i : i + batch_size] for i in range(0, len(with_text), batch_size)]
-    for batch in tqdm(batches, desc="Encode item texts", ncols=100, disable=not show_progress):
-        tokens = tokenizer(
-            [texts[i] for i in batch],
-            return_tensors="pt",
-            padding=True,
-            truncation=True,
-            max_length=min(256, max_positions(model)),
-        ).to(device)
-        mask = tokens["attention_mask"]
-        hidden = model(input_ids=tokens["input_ids"], attention_mask=mask, use_cache=False).last_hidden_state
-        mask = mask.unsqueeze(-1)
-        vectors[batch] = ((hidden.float() * mask).sum(1) / mask.sum(1)).cpu()
+    tokens = tokenizer([texts[i] for i in with_text], truncation=True, max_length=min(256, max_positions(model)))
+    tokens = [torch.tensor(ids, dtype=torch.long) for ids in tokens["input_ids"]]
+    weights = inverse_document_frequencies(tokens)
+    for start in tqdm(
+        range(0, len(tokens), batch_size), desc="Encode item texts", ncols=100, disable=not show_progress
+    ):
+        batch = pad_sequence(tokens[start : start + batch_size], batch_first=True, padding_value=-1)
+        mask = batch >= 0
+        batch = batch.clamp(min=0)
+        hidden = model(
+            input_ids=batch.to(device), attention_mask=mask.long().to(device), use_cache=False
+        ).last_hidden_state
+        weight = (weights[batch] * mask).unsqueeze(-1)
+        vectors[with_text[start : start + batch_size]] = (hidden.float().cpu() * weight).sum(1) / weight.sum(1)
     return vectors
+
+
+def inverse_document_frequencies(texts):
+    """The weight of every token, :math:`\\log((1 + N) / N_t)` for a token in :math:`N_t` of :math:`N` texts.
+
+    Args:
+        texts (list of Tensor): the token ids of each text.
+
+    Returns:
+        torch.Tensor: ``[largest token id + 1]``, above zero for every token that occurs.
+    """
+    found = torch.bincount(torch.cat([ids.unique() for ids in texts]))
+    return torch.log((1 + len(texts)) / found.clamp(min=1))
 
 
 def max_positions(model):

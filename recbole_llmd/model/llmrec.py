@@ -25,8 +25,9 @@ class LLMRec(SequentialRecommender):
     With text vectors :math:`t_i` and item embeddings :math:`e_i`, an item is :math:`v_i = P t_i + e_i`. A history is
     one soft token per item, :math:`s\,W\,\mathrm{LN}(v_i)` (``llm_input: item``; :math:`s` brings it to the spread of
     the backbone's own input embeddings), or the tokens of the items' texts (``llm_input: prompt``). The causal
-    backbone's output :math:`h` at the last token of an item scores the next one:
-    :math:`z_j = \mathrm{LN}(U h)^\top v_j`, so one pass over a window serves all its positions.
+    backbone's output :math:`h` at the last token of an item :math:`i` scores the next one, with a residual connection
+    from that item: :math:`z_j = \mathrm{LN}(U h + \mathrm{LN}(v_i))^\top v_j`. The model thus starts from items like
+    the last one. One pass over a window serves all its positions.
     """
 
     def __init__(self, config, dataset):
@@ -136,7 +137,8 @@ class LLMRec(SequentialRecommender):
         hidden = self.backbone(**inputs, use_cache=False).last_hidden_state
         if ends is not None:
             hidden = hidden.gather(1, ends.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
-        return self.output_norm(self.output_projection(self.dropout(hidden[positions].float())))
+        read = self.output_projection(self.dropout(hidden[positions].float()))
+        return self.output_norm(read + self.dropout(self.input_norm(vectors[item_seq[positions]])))
 
     @property
     def input_dtype(self):

@@ -1,6 +1,7 @@
 """LLMRec: architectures, input modes, texts, evaluation, saving, and the independence of its positions."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ def test_positions_equal_prefixes(build, settings, any_llm, mode):
 
 
 def test_scores_follow_the_documented_formula(build, settings):
-    """Scores recomputed from the named parts: v = P t + e, the backbone, then LN(U h) . v."""
+    """Scores recomputed from the named parts: v = P t + e, the backbone, then LN(U h + LN(v_last)) . v."""
     _, (train, _, _), model = build(settings)
     model.eval()
     rows = train.dataset[torch.arange(8)]
@@ -51,7 +52,8 @@ def test_scores_follow_the_documented_formula(build, settings):
         tokens = model.spread * normed[rows["item_id_list"]] @ model.input_projection.weight.t()
         mask = (rows["item_id_list"] > 0).long()
         h = model.backbone(inputs_embeds=tokens, attention_mask=mask).last_hidden_state
-        last = h[torch.arange(8), rows["item_length"] - 1] @ model.output_projection.weight.t()
+        end = torch.arange(8), rows["item_length"] - 1
+        last = h[end] @ model.output_projection.weight.t() + normed[rows["item_id_list"][end]]
         out = (last - last.mean(1, keepdim=True)) / (last.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
         expected = out @ v.t()
         torch.testing.assert_close(model.full_sort_predict(rows), expected, rtol=1e-3, atol=1e-5)
@@ -209,8 +211,8 @@ def test_text_cache_is_found_again_and_not_used_wrongly(build, settings, tiny_gp
     assert len(list((workdir / "texts").iterdir())) == 4
 
 
-def test_text_vectors_are_standardised_masked_means(build, settings, tiny_llama):
-    """Against one unpadded forward pass per text."""
+def test_text_vectors_are_standardised_weighted_means(build, settings, tiny_llama):
+    """Against one unpadded forward pass per text, and counts of the texts that a token stands in."""
     from transformers import AutoModel, AutoTokenizer
 
     from recbole_llmd.data.item_text import load_item_texts
@@ -218,13 +220,14 @@ def test_text_vectors_are_standardised_masked_means(build, settings, tiny_llama)
     config, (train, _, _), model = build(settings)
     texts = load_item_texts(config, train.dataset)
     llama, tokenizer = AutoModel.from_pretrained(tiny_llama).eval(), AutoTokenizer.from_pretrained(tiny_llama)
-    with torch.no_grad():
-        means = {
-            i: llama(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0)
-            for i, text in enumerate(texts)
-            if text
-        }
-    stacked = torch.stack(list(means.values())).double()
+    tokens = {i: tokenizer(text)["input_ids"] for i, text in enumerate(texts) if text}
+    means = {}
+    for i, ids in tokens.items():
+        with torch.no_grad():
+            hidden = llama(input_ids=torch.tensor([ids])).last_hidden_state[0].double()
+        weights = [math.log((1 + len(tokens)) / sum(token in other for other in tokens.values())) for token in ids]
+        means[i] = sum(weight * row for weight, row in zip(weights, hidden)) / sum(weights)
+    stacked = torch.stack(list(means.values()))
     expected = (stacked - stacked.mean(0)) / stacked.std(0) / 32**0.5
     torch.testing.assert_close(model.text[list(means)].double(), expected, rtol=1e-3, atol=1e-4)
     assert len(means) == 48 and not model.text[[i for i in range(51) if i not in means]].any()
