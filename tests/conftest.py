@@ -140,6 +140,7 @@ def fast_distill(fast):
         "crm_warmup_epochs": 2,
         "llm_epochs": 2,
         "llm_warmup_epochs": 2,
+        "distill_rounds": 1,
         "llm_train_batch_size": 256,
     }
 

@@ -19,13 +19,13 @@ AFTER_WARMUP = (  # a setting that is not named here keeps the warm-ups apart, s
     "epochs",
     "llm_epochs",
     "distill_rounds",
+    "distill_restart",
     "distill_direction",
     "distill_temperature",
     "distill_alpha_llm_to_crm",
     "distill_alpha_crm_to_llm",
     "distill_weighting",
     "distill_topk",
-    "llm_restart",
 )
 
 

@@ -58,8 +58,8 @@ def plan(config):
     direction = config["distill_direction"]
     phases = [Phase(0, "LLM", config["llm_warmup_epochs"], False), Phase(0, "CRM", config["crm_warmup_epochs"], False)]
     for number in range(1, config["distill_rounds"] + 1):
-        phases.append(Phase(number, "LLM", config["llm_epochs"], direction in ("mutual", "crm_to_llm")))
         phases.append(Phase(number, "CRM", config["epochs"], direction in ("mutual", "llm_to_crm")))
+        phases.append(Phase(number, "LLM", config["llm_epochs"], direction in ("mutual", "crm_to_llm")))
     return [phase for phase in phases if phase.epochs > 0]
 
 
@@ -67,8 +67,8 @@ class LLMD4RecTrainer(Trainer):
     """Alternates the phases of :func:`plan`; each phase is one RecBole ``fit`` of one side.
 
     Each side keeps the weights of its best validation epoch over the whole run: they teach the other side, and the
-    CRM's are what the run returns, evaluates and saves. Phases start from the best weights; with ``llm_restart`` the
-    LLM starts each round from its initial ones.
+    CRM's are what the run returns, evaluates and saves. A phase starts from its side's initial weights, or, without
+    ``distill_restart``, from its best ones.
     """
 
     def __init__(self, config, model):
@@ -116,7 +116,7 @@ class LLMD4RecTrainer(Trainer):
     def _run_phase(self, index, phase, middle, train_data, valid_data, verbose, saved, show_progress, callback_fn):
         epoch, progress = middle
         student = self.sides[phase.student]
-        restart = phase.student == "LLM" and phase.round > 0 and self.config["llm_restart"]
+        restart = phase.round > 0 and self.config["distill_restart"]
         resumed = progress and epoch is not None
         if saved and not resumed:
             self._save_progress(index, None)

@@ -38,8 +38,8 @@ def test_one_class_object_however_it_is_found():
     "direction, taught",
     [
         ("mutual", [False, False, True, True, True, True]),
-        ("llm_to_crm", [False, False, False, True, False, True]),
-        ("crm_to_llm", [False, False, True, False, True, False]),
+        ("llm_to_crm", [False, False, True, False, True, False]),
+        ("crm_to_llm", [False, False, False, True, False, True]),
         ("none", [False] * 6),
     ],
 )
@@ -58,10 +58,10 @@ def test_directions_have_equal_budgets(build, fast_distill, direction, taught):
     assert [(phase.round, phase.student, phase.epochs) for phase in phases] == [
         (0, "LLM", 2),
         (0, "CRM", 4),
-        (1, "LLM", 1),
         (1, "CRM", 3),
-        (2, "LLM", 1),
+        (1, "LLM", 1),
         (2, "CRM", 3),
+        (2, "LLM", 1),
     ]
 
 
@@ -102,8 +102,8 @@ def test_log_and_result_show_every_phase(fast_distill, caplog):
     for label in (
         "warm-up, LLM phase",
         "warm-up, CRM phase",
-        "round 1, LLM phase (CRM teaches)",
         "round 1, CRM phase (LLM teaches)",
+        "round 1, LLM phase (CRM teaches)",
     ):
         assert f"{label}" in log
     line = next(
@@ -148,9 +148,9 @@ def test_warm_up_does_not_depend_on_the_direction(fast_distill):
 
 
 @pytest.mark.parametrize("side", ["CRM", "LLM"])
-def test_only_the_llm_restarts_and_only_on_request(build, fast_distill, side):
+def test_rounds_restart_or_go_on(build, fast_distill, side):
     for restart in (True, False):
-        config, (train, valid, _), model = build(fast_distill, distill_direction="none", llm_restart=restart)
+        config, (train, valid, _), model = build(fast_distill, distill_direction="none", distill_restart=restart)
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
         student, starts = trainer.sides[side], []
         begin = student.begin
@@ -164,13 +164,13 @@ def test_only_the_llm_restarts_and_only_on_request(build, fast_distill, side):
         trainer.fit(train, valid, saved=False, verbose=False)
         warm_up, first_round = starts
         assert _equal(warm_up, built_with)
-        assert _equal(first_round, built_with) == (restart and side == "LLM")
+        assert _equal(first_round, built_with) == restart
 
 
 def test_a_restarted_phase_stops_by_its_own_scores_and_the_best_of_all_phases_stays(build, fast_distill):
     """After a long warm-up the first epochs of a restart are worse than it: they must neither end the phase nor win."""
     config, (train, valid, _), model = build(
-        fast_distill, distill_direction="none", llm_restart=True, llm_warmup_epochs=8, llm_epochs=2, llm_stopping_step=0
+        fast_distill, distill_direction="none", llm_warmup_epochs=8, llm_epochs=2, llm_stopping_step=0
     )
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     trainer.fit(train, valid, saved=False, verbose=False)

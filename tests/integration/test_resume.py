@@ -77,17 +77,17 @@ def _without_seconds(result):
 @pytest.mark.parametrize(
     "crm, restart, deaths",
     [
-        # phases: 0 warm-up LLM, 1 warm-up CRM, 2 round LLM, 3 round CRM
+        # phases: 0 warm-up LLM, 1 warm-up CRM, 2 round CRM, 3 round LLM
         ("SASRec", False, [[0, 1], [1, 2], [2, 0], [3, 1], "writing"]),
         ("SASRec", True, [[2, 0], [2, 1], [3, 1]]),
-        ("BERT4Rec", False, [[1, 1], [3, 2]]),  # by rows, drawing from Python's and RecBole's generators too
+        ("BERT4Rec", False, [[1, 1], [2, 2]]),  # by rows, drawing from Python's and RecBole's generators too
     ],
 )
 def test_killed_and_resumed_ends_like_uninterrupted(fast_distill, workdir, crm, restart, deaths):
     settings = {
         **fast_distill,
         "crm_model": crm,
-        "llm_restart": restart,
+        "distill_restart": restart,
         "crm_warmup_epochs": 3,
         "epochs": 3,
         "llm_train_batch_size": 128,

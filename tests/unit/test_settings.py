@@ -101,7 +101,7 @@ BAD = [
     ("llm_stopping_step", -1, "a whole number of at least 0"),
     ("llm_eval_step", 0, "a whole number of at least 1"),
     ("llm_clip_grad_norm", 1.0, "None or a dict"),
-    ("llm_restart", "no", "True or False"),
+    ("distill_restart", "no", "True or False"),
     ("distill_rounds", -1, "a whole number of at least 0"),
     ("distill_direction", "both", "one of 'mutual', 'llm_to_crm', 'crm_to_llm', 'none'"),
     ("distill_temperature", 0, "a number above 0"),
@@ -140,7 +140,7 @@ GOOD = [
     ("llm_epochs", 0),
     ("llm_weight_decay", 0),
     ("llm_clip_grad_norm", None),
-    ("llm_restart", True),
+    ("distill_restart", True),
     ("distill_rounds", 0),
     ("distill_alpha_llm_to_crm", 0),
     ("distill_topk", 0),
@@ -223,14 +223,14 @@ def test_priority(tmp_path, monkeypatch):
     assert config["transform"] == "mask_itemseq"  # RecBole: None, BERT4Rec's file: mask_itemseq
     assert config["hidden_dropout_prob"] == 0.125  # BERT4Rec's file: 0.2, ours: 0.125
     assert config["epochs"] == load_properties("LLMD4Rec")["epochs"] != 300  # RecBole: 300
-    assert config["llm_layers"] == 11  # ours: 4, config file: 11
+    assert config["llm_layers"] == 11  # ours: 2, config file: 11
     assert config["llm_lora_r"] == 22  # config file: 11, config_dict: 22
     assert config["llm_item_tokens"] == 33  # config_dict: 22, command line: 33
 
 
 def test_llmrec_over_recbole():
     config = config_of("LLMRec", learning_rate=0.5)
-    assert (config["epochs"], config["learner"], config["learning_rate"]) == (10, "adamw", 0.5)
+    assert (config["epochs"], config["learner"], config["learning_rate"]) == (12, "adamw", 0.5)
     assert config["eval_args"]["split"] == {"LS": "valid_and_test"}  # RecBole's for sequential models
 
 
