@@ -22,7 +22,7 @@ def cache_key(model_name, texts, dtype):
     return hashlib.sha256(content.encode("utf-8")).hexdigest()[:24]
 
 
-def encode_texts(texts, model_name, dtype, device, cache_dir, batch_size, show_progress=False, load=None):
+def encode_texts(texts, model_name, dtype, device, cache_dir, batch_size, show_progress, load):
     """The standardised text vector of every item.
 
     A text's vector is the mean of the backbone's last hidden states over its tokens (all layers), each token weighted
@@ -41,16 +41,7 @@ def encode_texts(texts, model_name, dtype, device, cache_dir, batch_size, show_p
     if path.is_file():
         getLogger().info(f"Item texts: encoded vectors found in {path}")
         return load_file(path)["vectors"]
-    vectors = _standardise(
-        _encode(
-            texts,
-            load or (lambda: backbones.load_backbone(model_name, dtype)),
-            model_name,
-            device,
-            batch_size,
-            show_progress,
-        )
-    )
+    vectors = _standardise(_encode(texts, load, model_name, device, batch_size, show_progress))
     with whole(path) as temporary:
         save_file({"vectors": vectors}, temporary)
     return vectors

@@ -13,7 +13,6 @@ from recbole_llmd.settings import SettingsError
 from recbole_llmd.unlearning import IMCorrect
 from tests.unlearning import MODELS, dense, evaluate, retained
 
-
 # --- the last word: RecBole's own class on the retained interactions --------------------------------------------------
 
 
