@@ -174,6 +174,19 @@ def torch_sparse_tensor():
     torch.sparse.FloatTensor = FloatTensorType("torch.sparse.FloatTensor", (), {})
 
 
+def torch_anomaly_detection():
+    """The module of SINE, which RecBole imports with every sequential model, switches PyTorch's anomaly detection on for
+    the whole process: the gradients of all operations of all models are searched for NaN and their stacks recorded,
+    which takes a fifth to a third of an epoch. It is off again; who wants it switches it on after the import.
+    """
+    import torch
+
+    sine = "recbole.model.sequential_recommender.sine"
+    before = sine not in sys.modules and torch.is_anomaly_enabled()
+    importlib.import_module(sine)
+    torch.autograd.set_detect_anomaly(before)
+
+
 def torch_warnings_about_models():
     """PyTorch warns about two lines inside RecBole's models which do what they should: a list as an index (``predict``
     of the auto-encoders, still read as a tuple) and a tensor made from a list of arrays (DMF, GCMC, SpectralCF).
@@ -284,6 +297,7 @@ PATCHES = (
     torch_load_of_checkpoints,
     torch_amp,
     torch_sparse_tensor,
+    torch_anomaly_detection,
     torch_warnings_about_models,
     pandas_missing_sequences,
     pandas_fill_nan,

@@ -172,6 +172,11 @@ def torch_sparse_tensor():
     assert matrix.double().type(torch.sparse.FloatTensor).dtype == torch.float32
 
 
+def torch_anomaly_detection():
+    importlib.import_module("recbole.model.sequential_recommender.sine")
+    assert not torch.is_anomaly_enabled(), "anomaly detection is on"
+
+
 def torch_warnings_about_models():
     lines = "picked = torch.eye(3)[[torch.arange(2), torch.tensor([0, 2])]]; made = torch.tensor([np.arange(2)])"
     left = code_in("recbole.model.x", lines)
@@ -244,7 +249,8 @@ CHECKS = {
     check.__name__: check
     for check in (
         import_without_ray, distutils_for_thop, numpy_aliases, numpy_scalar_results, counts_in_collector,
-        scipy_dok_update, torch_load_of_checkpoints, torch_amp, torch_sparse_tensor, torch_warnings_about_models,
+        scipy_dok_update, torch_load_of_checkpoints, torch_amp, torch_sparse_tensor, torch_anomaly_detection,
+        torch_warnings_about_models,
         pandas_missing_sequences, pandas_fill_nan, pandas_lengths_of_sequences, pandas_read_only_arrays,
     )
 }  # fmt: skip
@@ -313,6 +319,7 @@ WITHOUT = {
     "torch_load_of_checkpoints": ("UnpicklingError: Weights only load failed", version(torch) >= (2, 6)),
     "torch_amp": ("FutureWarning", version(torch) >= (2, 4)),
     "torch_sparse_tensor": ("torch.sparse.SparseTensor(indices, values, shape", version(torch) >= (2, 1)),
+    "torch_anomaly_detection": ("anomaly detection is on", True),
     "torch_warnings_about_models": ("UserWarning: Creating a tensor from a list of numpy", True),
     "pandas_missing_sequences": ("'float' object has no attribute 'split'", version(pd) >= (3, 0)),
     "pandas_fill_nan": ("AssertionError", version(pd) >= (3, 0)),
