@@ -4,8 +4,8 @@
 
 PART is one of
 
-- ``crm_epoch``: an epoch of the CRM over windows against one of RecBole's own recipe. ``--crm=SASRec`` (or GRU4Rec),
-  ``--repeats=5`` of ours.
+- ``crm_epoch``: an epoch of the CRM over windows against one of RecBole's own recipe, in plain RecBole and after ``import
+  recbole_llmd``. ``--crm=SASRec`` (or GRU4Rec), ``--repeats=5`` of ours.
 - ``crm_quality``: both recipes to their early stop: metrics, epochs and seconds. ``--crm``. The same command goes on
   after an interruption, from the last epoch of RecBole's recipe, which takes hours; ours is short and starts again.
 - ``total``: a whole run against both sides trained alone for as many epochs, early stopping off.
@@ -40,8 +40,12 @@ BATCHES = (1, 256)  # users served together
 def crm_epoch(settings):
     crm, repeats = settings.pop("crm", "SASRec"), int(settings.pop("repeats", 5))
     config, (train, _, _) = build(settings, crm)
+    import torch
+
     theirs = recbole_trainer(config, train)
-    recbole = medians([lambda: theirs._train_epoch(train, 0)])
+    with torch.autograd.set_detect_anomaly(True):  # as RecBole leaves it, see recbole_llmd.compat
+        recbole = medians([lambda: theirs._train_epoch(train, 0)])
+    mended = medians([lambda: theirs._train_epoch(train, 1)])
     side = crm_side(config, train)
     side._train_epoch(train, 0)  # the memory that later epochs find
     ours = medians([lambda: side._train_epoch(train, epoch) for epoch in range(1, repeats + 1)])
@@ -50,8 +54,10 @@ def crm_epoch(settings):
         **facts(config, train),
         "steps": steps,
         "RecBole's epoch": recbole,
+        "RecBole's epoch after import recbole_llmd": mended,
         "our epoch": ours,
         "times faster": ratios(recbole, ours),
+        "times faster than the mended": ratios(mended, ours),
     }
 
 
