@@ -4,8 +4,8 @@
 
 PART is one of
 
-- ``crm_epoch``: an epoch of the CRM over windows against one of RecBole's own recipe, in plain RecBole and after ``import
-  recbole_llmd``. ``--crm=SASRec`` (or GRU4Rec), ``--repeats=5`` of ours.
+- ``crm_epoch``: an epoch of the CRM over windows against one of RecBole's own recipe, in plain RecBole and after
+  ``import recbole_llmd``. ``--crm=SASRec`` (or GRU4Rec), ``--repeats=5`` of ours.
 - ``crm_quality``: both recipes to their early stop: metrics, epochs and seconds. ``--crm``. The same command goes on
   after an interruption, from the last epoch of RecBole's recipe, which takes hours; ours is short and starts again.
 - ``total``: a whole run against both sides trained alone for as many epochs, early stopping off.
