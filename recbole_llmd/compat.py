@@ -175,8 +175,8 @@ def torch_sparse_tensor():
 
 
 def torch_anomaly_detection():
-    """The module of SINE, which RecBole imports with every sequential model, switches PyTorch's anomaly detection on for
-    the whole process: the gradients of all operations of all models are searched for NaN and their stacks recorded,
+    """The module of SINE, which RecBole imports with every sequential model, switches PyTorch's anomaly detection on
+    for the whole process: the gradients of all operations of all models are searched for NaN and their stacks recorded,
     which takes a fifth to a third of an epoch. It is off again; who wants it switches it on after the import.
     """
     import torch

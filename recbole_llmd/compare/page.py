@@ -98,7 +98,8 @@ def _phases(arms):
                 for entry in record.get("distillation", {}).get(side, []):
                     key = _phase(entry)
                     epochs[key] = max(epochs.get(key, 0), entry["epoch"] + 1)
-    ordered = sorted(epochs, key=lambda key: (key[0], key[1] != "LLM"))
+    # The warm-up begins with the LLM, a round with the CRM.
+    ordered = sorted(epochs, key=lambda key: (key[0], (key[1] == "LLM") == (key[0] > 0)))
     return {key: (position, epochs[key]) for position, key in enumerate(ordered)}
 
 
@@ -125,6 +126,18 @@ def _phase_axis(phases):
     return {"xaxis": {**ticks, "showgrid": False}, "shapes": shades}
 
 
+def _curve(entries, phases):
+    """The points of one side's validation curve, with a gap between phases."""
+    x, y = [], []
+    for before, entry in zip([None, *entries], entries):
+        if before is not None and _phase(before) != _phase(entry):
+            x.append(None)
+            y.append(None)
+        x.append(_place(entry, phases))
+        y.append(entry["valid"])
+    return {"x": x, "y": y}
+
+
 def _learning_curves(arms, metric, look):
     import plotly.graph_objects as go
 
@@ -137,8 +150,7 @@ def _learning_curves(arms, metric, look):
             entries = [entry for entry in record["distillation"][side] if "valid" in entry]
             traces.append(
                 go.Scatter(
-                    x=[_place(entry, phases) for entry in entries],
-                    y=[entry["valid"] for entry in entries],
+                    **_curve(entries, phases),
                     name=arm.name,
                     legendgroup=arm.name,
                     showlegend=number == 0,

@@ -17,6 +17,7 @@ from recbole_llmd.cli import main
 from recbole_llmd.compare import cell, runner
 from recbole_llmd.compare.experiment import EVAL_ARGS
 from recbole_llmd.trainer.side import SideTrainer
+from tests.pages import data_of
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -70,6 +71,19 @@ VARIANTS = {
 }
 
 
+def _check_learning_curves(traces, record):
+    """The phases stand in the order in which they ran, with every epoch's validation result and gaps between them."""
+    points = {}
+    for side, name in (("CRM", "mutual"), ("LLM", "mutual · LLM")):
+        trace = next(trace for trace in traces if trace["name"] == name)
+        entries = [entry for entry in record["distillation"][side] if "valid" in entry]
+        assert [y for y in trace["y"] if y is not None] == [entry["valid"] for entry in entries]
+        gaps = [i for i, x in enumerate(trace["x"]) if x is None]
+        assert len(gaps) == len({entry["label"] for entry in entries}) - 1
+        points |= dict(zip((x for x in trace["x"] if x is not None), (entry["label"] for entry in entries)))
+    assert list(dict.fromkeys(points[x] for x in sorted(points))) == record["distillation"]["phases"]
+
+
 def test_a_whole_comparison(ran, options, capsys):
     arguments = [*_write_experiment(VARIANTS, metrics=["NDCG@10"]), *options]
     assert main(arguments) == 0
@@ -107,6 +121,7 @@ def test_a_whole_comparison(ran, options, capsys):
     page = Path("out/comparison.html").read_text()
     for text in ("Learning curves", "against training cost", "by popularity of the target", "Sample weights"):
         assert text in page
+    _check_learning_curves(data_of(page)[0], mutual)
     assert not list(Path("out/checkpoints").iterdir()) and "· LLM" in capsys.readouterr().out
 
     ran.clear()
