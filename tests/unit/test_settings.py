@@ -62,7 +62,7 @@ def test_llm_side_defaults_come_from_llmrec():
         assert values[f"llm_{key}"] == distill.get(f"llm_{key}", llm[key])
     for key in LLM_RULES:
         assert values[key] == distill.get(key, llm[key])
-    assert (values["llm_train_batch_size"], values["train_batch_size"]) == (1024, 2048)  # the LLM's and the CRM's
+    assert (values["llm_train_batch_size"], values["train_batch_size"]) == (256, 2048)  # the LLM's and the CRM's
 
 
 BAD = [
