@@ -20,6 +20,7 @@ AFTER_WARMUP = (  # a setting that is not named here keeps the warm-ups apart, s
     "llm_epochs",
     "distill_rounds",
     "distill_restart",
+    "distill_text_start",
     "distill_direction",
     "distill_temperature",
     "distill_alpha_llm_to_crm",

@@ -13,6 +13,7 @@ from recbole_llmd.settings import SettingsError
 
 EXACT_UP_TO = 5000  # items; larger catalogues keep AUTO_TOPK items and the mass of the rest
 AUTO_TOPK = 512
+NEVER = -1e4  # the logit of an item that is left out of a distribution: finite, so that 0 times its logarithm is 0
 
 
 def resolve_topk(setting, n_items):
@@ -38,6 +39,7 @@ class TeacherBatch:
         rest_logp: the log-mass of the other items, ``[n]``; None if ``logp`` holds all items.
         target_p: probability of the sample's target at temperature 1, ``[n]``.
         entropy: entropy at temperature 1, ``[n]``.
+        unknown: items that the divergence leaves out, bool, ``[n_items - 1]``, or None.
     """
 
     logp: torch.Tensor
@@ -45,9 +47,12 @@ class TeacherBatch:
     rest_logp: torch.Tensor | None
     target_p: torch.Tensor
     entropy: torch.Tensor
+    unknown: torch.Tensor | None = None
 
     def divergence(self, student_logits, temperature):
         """Per-sample distillation term for student logits without the padding item, ``[n]``."""
+        if self.unknown is not None:
+            student_logits = student_logits.masked_fill(self.unknown, NEVER)
         if self.items is None:
             return losses.kl_divergence(self.logp, student_logits, temperature)
         return losses.kl_divergence_topk(self.items, self.logp, self.rest_logp, student_logits, temperature)
@@ -55,7 +60,7 @@ class TeacherBatch:
     def at(self, part):
         """The samples in a slice."""
         arrays = (self.logp, self.items, self.rest_logp, self.target_p, self.entropy)
-        return TeacherBatch(*(array if array is None else array[part] for array in arrays))
+        return TeacherBatch(*(array if array is None else array[part] for array in arrays), self.unknown)
 
     def weights(self, weighting, student_logits, targets):
         """Sample weights for student logits without the padding item, before they are rescaled, ``[n]``."""
@@ -77,9 +82,12 @@ class TeacherCache:
         temperature (float): the temperature of the cached log-probabilities.
         topk (int): how many top items to keep; 0 keeps all.
         folder (str): where the file lies.
+        unknown: items of which the teacher knows nothing, bool, ``[n_items]``: the distributions of teacher and student
+            are compared over the others. None if there are none.
     """
 
-    def __init__(self, n_rows, n_items, temperature, topk, folder):
+    def __init__(self, n_rows, n_items, temperature, topk, folder, unknown=None):
+        self.unknown = None if unknown is None else unknown[1:]
         self.n_items, self.temperature, self.topk = n_items, temperature, topk
         width = topk or n_items - 1
         self.logp = self._map(folder, np.float32, (n_rows, width))
@@ -102,6 +110,8 @@ class TeacherCache:
             targets: item ids, ``[n]``.
         """
         logits, rows = logits[:, 1:].float(), rows.cpu().numpy()
+        if self.unknown is not None:
+            logits = logits.masked_fill(self.unknown, NEVER)
         logp = torch.log_softmax(logits, dim=-1)
         self.target_p[rows] = logp.gather(1, (targets - 1).unsqueeze(1)).exp().squeeze(1).cpu().numpy()
         self.entropy[rows] = -(logp.exp() * logp).sum(-1).cpu().numpy()
@@ -128,6 +138,7 @@ class TeacherCache:
             part(self.rest_logp) if self.topk else None,
             part(self.target_p),
             part(self.entropy),
+            self.unknown,
         )
 
     @torch.no_grad()

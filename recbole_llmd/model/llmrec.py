@@ -12,6 +12,7 @@ from recbole_llmd.draws import own_random_draws
 from recbole_llmd.files import whole
 from recbole_llmd.llm import backbone as backbones
 from recbole_llmd.llm.encode import encode_texts, max_positions
+from recbole_llmd.llm.match import TextMatch
 from recbole_llmd.llm.prompt import Prompt
 from recbole_llmd.settings import SettingsError
 
@@ -27,7 +28,11 @@ class LLMRec(SequentialRecommender):
     the backbone's own input embeddings), or the tokens of the items' texts (``llm_input: prompt``). The causal
     backbone's output :math:`h` at the last token of an item :math:`i` scores the next one, with a residual connection
     from that item: :math:`z_j = \mathrm{LN}(U h + \mathrm{LN}(v_i))^\top v_j`. The model thus starts from items like
-    the last one. One pass over a window serves all its positions.
+    the last one. With item texts, ``llm_match_rank`` adds the match of the texts to the score
+    (:class:`~recbole_llmd.llm.match.TextMatch`). One pass over a window serves all its positions.
+
+    An item that has a text and is the target of no training row is known by its text alone: it has no embedding, and the
+    loss does not count it among the items that were not chosen.
     """
 
     def __init__(self, config, dataset):
@@ -96,23 +101,35 @@ class LLMRec(SequentialRecommender):
         nn.init.zeros_(self.item_embedding.weight[0])
         nn.init.normal_(self.input_projection.weight, std=size**-0.5)
         nn.init.normal_(self.output_projection.weight, std=hidden**-0.5)
+        self.match, text_only = None, None
         if self.text is not None:
             self.text_projection = nn.Linear(self.text.shape[1], size, bias=False)
             nn.init.normal_(self.text_projection.weight, std=INITIALIZER_RANGE)
+            chosen = torch.bincount(dataset.inter_feat[dataset.iid_field], minlength=self.n_items) > 0
+            text_only = (self.text != 0).any(1) & ~chosen
+            text_only = text_only if text_only.any() else None
+            if config["llm_match_rank"]:
+                self.match = TextMatch(self.text, config["llm_match_rank"], self.max_seq_length)
+        self.register_buffer("text_only", text_only, persistent=False)
 
     def train(self, mode=True):
         self._cached_items = None  # the weights may change, or have changed, since the vectors were computed
         return super().train(mode)
 
     def item_vectors(self):
-        """The vectors :math:`v_i` of all items, ``[n_items, size]``; computed once per evaluation."""
+        """The vectors :math:`v_i` of all items, then those of the match, ``[n_items, size (+ text size)]``; computed once
+        per evaluation."""
         if self._cached_items is not None:
             return self._cached_items
         vectors = self.item_embedding.weight
         if self.text is not None:
+            if self.text_only is not None:
+                vectors = vectors.masked_fill(self.text_only.unsqueeze(1), 0.0)
             vectors = vectors + self.text_projection(self.text)
+        if self.match is not None:
+            vectors = torch.cat([vectors, self.match.vectors], dim=1)
         if not self.training and not torch.is_grad_enabled():
-            self._cached_items = vectors
+            self._cached_items = vectors.detach()  # not the embedding itself, which would become a second parameter
         return vectors
 
     def position_outputs(self, item_seq, positions, vectors):
@@ -121,15 +138,17 @@ class LLMRec(SequentialRecommender):
         Args:
             item_seq: item ids, ``[batch, length]``.
             positions: which positions are wanted, bool, ``[batch, length]``.
-            vectors: the item vectors, ``[n_items, size]``.
+            vectors: the :meth:`item_vectors`.
 
         Returns:
-            torch.Tensor: ``[n_positions, size]``, in row-major order of ``positions``.
+            torch.Tensor: what gives the scores of all items when multiplied with ``vectors``, ``[n_positions, size (+
+            text size)]``, in row-major order of ``positions``.
         """
+        own = vectors[:, : self.item_embedding.embedding_dim]
         # Histories are padded on the right and the backbone is causal: no attention mask is needed.
         dtype = self.input_dtype
         if self.prompt is None:
-            soft_tokens = self.spread * self.input_projection(self.dropout(self.input_norm(vectors[item_seq])))
+            soft_tokens = self.spread * self.input_projection(self.dropout(self.input_norm(own[item_seq])))
             inputs, ends = {"inputs_embeds": soft_tokens.to(dtype)}, None
         else:
             tokens, ends = self.prompt(item_seq)
@@ -138,14 +157,17 @@ class LLMRec(SequentialRecommender):
         if ends is not None:
             hidden = hidden.gather(1, ends.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
         read = self.output_projection(self.dropout(hidden[positions].float()))
-        return self.output_norm(read + self.dropout(self.input_norm(vectors[item_seq[positions]])))
+        outputs = self.output_norm(read + self.dropout(self.input_norm(own[item_seq[positions]])))
+        if self.match is None:
+            return outputs
+        return torch.cat([outputs, self.dropout(self.match(item_seq)[positions])], dim=1)
 
     @property
     def input_dtype(self):
         return next(parameter.dtype for name, parameter in self.backbone.named_parameters() if "lora_" not in name)
 
     def forward(self, item_seq, item_seq_len):
-        """The output after the last item of each history, ``[batch, size]``."""
+        """The output after the last item of each history (:meth:`position_outputs`)."""
         vectors = self.item_vectors()
         order = item_seq_len.argsort()  # like lengths together, so that little padding is computed
         outputs = []
@@ -156,7 +178,10 @@ class LLMRec(SequentialRecommender):
         return torch.cat(outputs)[order.argsort()]
 
     def calculate_loss(self, interaction):
-        return self.loss_fct(self.full_sort_predict(interaction), interaction[self.POS_ITEM_ID])
+        scores = self.full_sort_predict(interaction)
+        if self.text_only is not None:
+            scores = scores.masked_fill(self.text_only, -torch.inf)
+        return self.loss_fct(scores, interaction[self.POS_ITEM_ID])
 
     def predict(self, interaction):
         # Sampled evaluation repeats a history for each of its candidates: it is read once.

@@ -13,8 +13,10 @@ from recbole_llmd import config as configs
 from recbole_llmd import results
 from recbole_llmd.data.windows import WindowLoader, add_row_numbers
 from recbole_llmd.distill.scorers import CRMScorer, LLMScorer
+from recbole_llmd.distill.start import text_start
 from recbole_llmd.distill.teacher import TeacherCache, resolve_topk
 from recbole_llmd.files import whole
+from recbole_llmd.llm.match import whitened
 from recbole_llmd.trainer.llmrec import adapter_folder, save_renamed
 from recbole_llmd.trainer.objective import Objective
 from recbole_llmd.trainer.side import PartsCollector, SideTrainer
@@ -74,9 +76,10 @@ class LLMD4RecTrainer(Trainer):
     def __init__(self, config, model):
         super().__init__(config, model)
         self.eval_collector = PartsCollector(config)
+        llm_config = configs.llm_side_config(config)
         self.sides = {
             "CRM": SideTrainer(config, model.crm, "CRM", config["crm_window_overlap"]),
-            "LLM": SideTrainer(configs.llm_side_config(config), model.llm, "LLM", config["llm_window_overlap"]),
+            "LLM": SideTrainer(llm_config, model.llm, "LLM", config["llm_window_overlap"], config["llm_ema_decay"]),
         }
         self.resume_file = os.path.join(
             self.checkpoint_dir, f"LLMD4Rec-{config['dataset']}-{fingerprint(config)}.resume.pth"
@@ -120,7 +123,7 @@ class LLMD4RecTrainer(Trainer):
         resumed = progress and epoch is not None
         if saved and not resumed:
             self._save_progress(index, None)
-        student.begin(index, phase.label, phase.epochs, restart)
+        student.begin(index, phase.label, phase.epochs, restart, self._start(phase) if restart else None)
         if resumed:
             student.load_progress(progress[phase.student], epoch)
         student.objective = self._objective(phase, train_data, show_progress)
@@ -133,10 +136,19 @@ class LLMD4RecTrainer(Trainer):
         )
         student.restore_best()
 
+    def _start(self, phase):
+        """The initial weights that the teacher gives a student: a CRM's item embeddings, by the items' texts."""
+        llm, spread = self.model.llm, self.config["distill_text_start"]
+        if not (phase.taught and phase.student == "CRM" and spread and llm.text is not None):
+            return None
+        return text_start(self.sides["CRM"].initial_state, whitened(llm.text), spread, self.config["seed"])
+
     def _objective(self, phase, train_data, show_progress):
         student, teacher = self.sides[phase.student], self.sides[OTHER[phase.student]]
+        # Of items that are no sample's target the LLM alone knows something: their texts.
+        text_only = self.model.llm.text_only
         if not phase.taught:
-            return Objective(student.scorer)
+            return Objective(student.scorer, left_out=text_only if phase.student == "LLM" else None)
         dataset, temperature = train_data.dataset, self.config["distill_temperature"]
         cache = TeacherCache(
             len(dataset),
@@ -144,6 +156,7 @@ class LLMD4RecTrainer(Trainer):
             temperature,
             resolve_topk(self.config["distill_topk"], dataset.item_num),
             self.checkpoint_dir,
+            text_only if phase.student == "LLM" else None,
         )
         loader = None
         if teacher.scorer.windows:
@@ -159,7 +172,7 @@ class LLMD4RecTrainer(Trainer):
             show_progress,
         )
         alpha = self.config["distill_alpha_llm_to_crm" if phase.student == "CRM" else "distill_alpha_crm_to_llm"]
-        return Objective(student.scorer, cache, alpha, temperature, self.config["distill_weighting"])
+        return Objective(student.scorer, cache, alpha, temperature, self.config["distill_weighting"], text_only)
 
     def _save_progress(self, index, epoch):
         """Keep everything needed to go on before ``epoch`` of phase ``index`` (None: before the phase begins)."""

@@ -10,16 +10,20 @@ class LLMRecTrainer(SideTrainer):
     """All-position training of LLMRec; checkpoints are RecBole's, with the adapter beside them in peft's format."""
 
     def __init__(self, config, model):
-        super().__init__(config, model, side="LLM", overlap=config["llm_window_overlap"])
+        super().__init__(config, model, side="LLM", overlap=config["llm_window_overlap"], ema_decay=config["llm_ema_decay"])
 
     def fit(self, train_data, *args, **kwargs):
         add_row_numbers(train_data.dataset)
         self.prepare(LLMScorer(self.model), train_data)
-        return super().fit(train_data, *args, **kwargs)
+        self.average.restart()
+        result = super().fit(train_data, *args, **kwargs)
+        self.average.keep()
+        return result
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
-        save_renamed(super(SideTrainer, self)._save_checkpoint, self, epoch, verbose, **kwargs)
-        self.model.save_adapter(adapter_folder(self.saved_model_file))
+        with self.average.in_place():
+            save_renamed(super(SideTrainer, self)._save_checkpoint, self, epoch, verbose, **kwargs)
+            self.model.save_adapter(adapter_folder(self.saved_model_file))
 
 
 def adapter_folder(checkpoint):

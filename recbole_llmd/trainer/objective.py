@@ -68,6 +68,8 @@ class Objective:
     """The side's own loss plus, with a teacher, the weighted distillation term (see :mod:`..distill.losses`).
 
     Called with a batch, as RecBole's ``loss_func``: returns the loss, or the pair (own loss, distillation term).
+    Over windows, ``left_out`` (bool, ``[n_items]``) are items that the cross-entropy does not count among those that were
+    not chosen.
     """
 
     scorer: object
@@ -75,6 +77,7 @@ class Objective:
     alpha: float = 0.0
     temperature: float = 1.0
     weighting: str = "uniform"
+    left_out: object = None
     figures: EpochFigures = field(default_factory=EpochFigures)
 
     def __call__(self, interaction):
@@ -88,7 +91,8 @@ class Objective:
             return distillation_terms(logits, targets[part], teacher.at(part), self.temperature, self.weighting)
 
         def both(logits, part):
-            return cross_entropy(logits, targets[part], reduction="none"), *distilled(logits, part)
+            chosen_from = logits if self.left_out is None else logits.masked_fill(self.left_out, -torch.inf)
+            return cross_entropy(chosen_from, targets[part], reduction="none"), *distilled(logits, part)
 
         if self.scorer.windows:
             losses, *found = chunks.per_sample(both, *self.scorer.factors(interaction))

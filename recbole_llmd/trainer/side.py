@@ -12,6 +12,7 @@ from recbole.utils import init_seed, set_color
 from tqdm import tqdm
 
 from recbole_llmd.data.windows import WindowLoader, build_windows
+from recbole_llmd.trainer.average import WeightAverage
 from recbole_llmd.trainer.objective import EpochFigures, Objective
 
 ROWS_TOGETHER = 256  # histories scored, and rankings collected, in one pass when a side is evaluated
@@ -30,11 +31,13 @@ class SideTrainer(Trainer):
         model: the model.
         side (str): ``CRM`` or ``LLM``, as the log shows it.
         overlap (float): the windows' overlap.
+        ema_decay (float): the decay of the averaged weights, which are those that are evaluated and kept.
     """
 
-    def __init__(self, config, model, side, overlap):
+    def __init__(self, config, model, side, overlap, ema_decay=0.0):
         super().__init__(config, model)
         self.side, self.overlap = side, overlap
+        self.average = WeightAverage(model, ema_decay)
         self.eval_collector = PartsCollector(config)
         self.tensorboard = _SideWriter(self.tensorboard, side)
         self.logger = _LabelledLogger(self.logger, {"label": side})
@@ -52,16 +55,16 @@ class SideTrainer(Trainer):
         if scorer.windows:
             windows = build_windows(train_data.dataset, self.overlap)
             self.window_loader = WindowLoader(windows, self.config, self.config["train_batch_size"])
-        self.objective = Objective(scorer)
+        self.objective = Objective(scorer, left_out=getattr(self.model, "text_only", None))
 
-    def begin(self, index, label, epochs, restart=False):
+    def begin(self, index, label, epochs, restart=False, start=None):
         """Start a phase: a fresh optimizer and early-stopping count; best weights and score stay.
 
-        With ``restart`` the training starts from the initial weights: a student that has already fitted the samples
-        too closely learns little from a teacher. Its early stopping looks at this phase alone.
+        With ``restart`` the training starts from the initial weights, those in ``start`` replaced: a student that has
+        already fitted the samples too closely learns little from a teacher. Its early stopping looks at this phase alone.
         """
         if restart:
-            self.model.load_state_dict(self.initial_state)
+            self.model.load_state_dict({**self.initial_state, **(start or {})})
             if self.earlier is None:  # else this phase is being resumed
                 self.earlier = self.best_state, self.best_valid_score, self.best_valid_result
             self.best_state, self.best_valid_result = None, None
@@ -72,6 +75,7 @@ class SideTrainer(Trainer):
         self.start_epoch, self.epochs, self.cur_step = 0, epochs, 0
         self.eval_step = min(self.config["eval_step"], max(1, epochs))
         self.optimizer = self._build_optimizer()
+        self.average.restart()
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         self.before_epoch(epoch_idx)
@@ -95,6 +99,7 @@ class SideTrainer(Trainer):
     def _shown(self, bar):
         for batch in bar:
             yield batch
+            self.average.update()
             bar.set_postfix_str(str(self.objective.figures), refresh=False)
 
     def _generate_train_loss_output(self, epoch_idx, s_time, e_time, losses):
@@ -116,7 +121,8 @@ class SideTrainer(Trainer):
         )
 
     def _valid_epoch(self, valid_data, show_progress=False):
-        score, result = super()._valid_epoch(valid_data, show_progress)
+        with self.average.in_place():
+            score, result = super()._valid_epoch(valid_data, show_progress)
         self.figures[-1]["valid"] = score
         return score, result
 
@@ -126,7 +132,8 @@ class SideTrainer(Trainer):
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         """RecBole calls this for the best epoch so far: keep its weights."""
-        self.best_state = copy.deepcopy(self.model.state_dict())
+        with self.average.in_place():
+            self.best_state = copy.deepcopy(self.model.state_dict())
 
     def restore_best(self):
         """Put the best weights seen so far into the model."""
@@ -148,6 +155,7 @@ class SideTrainer(Trainer):
             "best_valid_score": self.best_valid_score,
             "best_valid_result": self.best_valid_result,
             "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict(),
             "figures": self.figures,
         }
 
@@ -160,6 +168,7 @@ class SideTrainer(Trainer):
         if epoch is not None:
             self.start_epoch, self.cur_step = epoch, progress["cur_step"]
             self.optimizer.load_state_dict(progress["optimizer"])
+            self.average.load_state_dict(progress["average"])
 
 
 class PartsCollector(Collector):

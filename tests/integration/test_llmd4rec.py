@@ -14,8 +14,11 @@ from recbole.utils import get_model, get_trainer
 
 import recbole_llmd
 from recbole_llmd import quick_start
+from recbole_llmd.data.windows import add_row_numbers
+from recbole_llmd.distill.scorers import CRMScorer, LLMScorer
+from recbole_llmd.llm.match import whitened
 from recbole_llmd.settings import SettingsError
-from recbole_llmd.trainer.llmd4rec import plan
+from recbole_llmd.trainer.llmd4rec import Phase, plan
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -165,6 +168,65 @@ def test_rounds_restart_or_go_on(build, fast_distill, side):
         warm_up, first_round = starts
         assert _equal(warm_up, built_with)
         assert _equal(first_round, built_with) == restart
+
+
+@pytest.mark.parametrize(
+    "more, by_text",
+    [
+        ({"distill_direction": "mutual"}, True),
+        ({"distill_direction": "llm_to_crm"}, True),
+        ({"distill_direction": "crm_to_llm"}, False),
+        ({"distill_direction": "none"}, False),
+        ({"distill_text_start": 0}, False),
+        ({"distill_restart": False}, False),
+    ],
+    ids=str,
+)
+def test_a_taught_crm_starts_from_the_texts(build, fast_distill, more, by_text):
+    """The item embeddings lie to each other as the texts do; a CRM that nobody teaches starts as it would alone."""
+    settings = {**fast_distill, "hidden_size": 32, "crm_warmup_epochs": 0, "distill_text_start": 3.0, **more}
+    config, (train, valid, _), model = build(settings)
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    crm, starts = trainer.sides["CRM"], []
+    own = {name: value.clone() for name, value in crm.model.state_dict().items()}
+    train_epoch = crm._train_epoch
+
+    def recorded(*args, **kwargs):
+        starts.append({name: value.clone() for name, value in crm.model.state_dict().items()})
+        return train_epoch(*args, **kwargs)
+
+    crm._train_epoch = recorded
+    trainer.fit(train, valid, saved=False, verbose=False)
+    name, first = "item_embedding.weight", starts[0]
+    assert _equal({key: value for key, value in first.items() if key != name}, own)
+    assert torch.equal(first[name], own[name]) != by_text
+    if by_text:
+        text = whitened(model.llm.text)
+        known = text.any(1)
+        ratios = torch.pdist(first[name][known]) / torch.pdist(text[known])
+        torch.testing.assert_close(ratios, ratios.mean().expand_as(ratios), rtol=1e-3, atol=0)
+        assert first[name][known].std() == pytest.approx(3 * own[name][known].std().item(), rel=1e-4)
+
+
+def test_only_the_llm_teaches_of_items_that_no_row_chose(build, fast_distill):
+    """Their share of the LLM's distribution is taught to the CRM; what the CRM says of them is not taught to the LLM."""
+    config, (train, _, _), model = build(fast_distill)
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    add_row_numbers(train.dataset)
+    trainer.sides["CRM"].prepare(CRMScorer(model.crm, train.dataset, train), train)
+    trainer.sides["LLM"].prepare(LLMScorer(model.llm), train)
+    model.llm.text_only = torch.arange(model.n_items) == 7
+    objectives = {
+        (student, taught): trainer._objective(Phase(1, student, 1, taught), train, False)
+        for student in ("CRM", "LLM")
+        for taught in (True, False)
+    }
+    for (student, taught), objective in objectives.items():
+        left_out = [] if objective.left_out is None else objective.left_out.nonzero().flatten().tolist()
+        assert left_out == ([] if (student, taught) == ("CRM", False) else [7])
+        assert (objective.teacher is not None) == taught
+    assert objectives["CRM", True].teacher.logp[:, 6].min() > -20
+    assert objectives["LLM", True].teacher.logp[:, 6].max() < -1000
 
 
 def test_a_restarted_phase_stops_by_its_own_scores_and_the_best_of_all_phases_stays(build, fast_distill):

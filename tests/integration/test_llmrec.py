@@ -13,7 +13,10 @@ from recbole.utils import get_trainer
 
 from recbole_llmd.data.windows import WindowLoader, add_row_numbers, build_windows
 from recbole_llmd.distill.scorers import LLMScorer
+from recbole_llmd.data.item_text import load_item_texts
 from recbole_llmd.llm import encode
+from recbole_llmd.model import llmrec
+from recbole_llmd.model.llmrec import LLMRec
 from recbole_llmd.settings import SettingsError
 from tests.contract import compare_with_prefixes
 
@@ -42,9 +45,9 @@ def test_positions_equal_prefixes(build, settings, any_llm, mode):
 
 
 def test_scores_follow_the_documented_formula(build, settings):
-    """Scores recomputed from the named parts: v = P t + e, the backbone, then LN(U h + LN(v_last)) . v."""
+    """Scores recomputed from the named parts: v = P t + e, the backbone, then LN(U h + LN(v_last)) . v, and the match."""
     _, (train, _, _), model = build(settings)
-    model.eval()
+    torch.nn.init.normal_(model.eval().match.up.weight)
     rows = train.dataset[torch.arange(8)]
     with torch.no_grad():
         v = model.item_embedding.weight + model.text @ model.text_projection.weight.t()
@@ -55,16 +58,71 @@ def test_scores_follow_the_documented_formula(build, settings):
         end = torch.arange(8), rows["item_length"] - 1
         last = h[end] @ model.output_projection.weight.t() + normed[rows["item_id_list"][end]]
         out = (last - last.mean(1, keepdim=True)) / (last.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
-        expected = out @ v.t()
+        match = model.match(rows["item_id_list"])[end] @ model.match.vectors.t()
+        expected = out @ v.t() + match
+        assert match.std() > 0.1
         torch.testing.assert_close(model.full_sort_predict(rows), expected, rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(
             model.predict(rows), expected[torch.arange(8), rows["item_id"]], rtol=1e-3, atol=1e-5
         )
 
 
+@pytest.fixture
+def unchosen(build, settings):
+    """LLMRec where item 7 is the target of no training row, and item 9, besides, has no text."""
+    def without(self, config, dataset, build=LLMRec._build):
+        targets = dataset.inter_feat[dataset.iid_field]
+        targets[(targets == 7) | (targets == 9)] = 8
+        build(self, config, dataset)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LLMRec, "_build", without)
+        patch.setattr(llmrec, "load_item_texts", lambda *given: ["" if i == 9 else t for i, t in enumerate(texts(*given))])
+        texts = load_item_texts
+        yield build(settings)
+
+
+def test_an_item_that_no_row_chose_is_known_by_its_text(unchosen):
+    """It has no embedding and is no negative of the loss; an item without text keeps its embedding."""
+    _, (train, _, _), model = unchosen
+    assert model.text_only.nonzero().flatten().tolist() == [7]
+    model.eval()
+    rows = train.dataset[torch.arange(60)]
+    vectors, weight = model.item_vectors()[:, :16], model.item_embedding.weight
+    expected = weight + model.text @ model.text_projection.weight.t()
+    torch.testing.assert_close(vectors[8:10], expected[8:10])
+    torch.testing.assert_close(vectors[7], expected[7] - weight[7])
+    scores = model.full_sort_predict(rows)
+    assert scores[:, 7].isfinite().all()
+    kept = [i for i in range(model.n_items) if i != 7]
+    targets = torch.tensor([kept.index(i) for i in rows["item_id"].tolist()])
+    loss = model.calculate_loss(rows)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(scores[:, kept], targets))
+    (gradient,) = torch.autograd.grad(loss, weight)
+    assert not gradient[7].any() and gradient[9].any()
+
+
+def test_every_step_counts_in_the_weights_that_are_kept(build, settings):
+    """What is evaluated, saved and left in the model are the averaged weights, here far from the last ones."""
+    results = {}
+    for decay in (0.0, 0.9):
+        config, (train, valid, _), model = build(settings, llm_ema_decay=decay, learning_rate=0.05, epochs=1)
+        trainer = get_trainer(config["MODEL_TYPE"], "LLMRec")(config, model)
+        trainer.saved_model_file = f"saved/{decay}.pth"
+        _, valid_result = trainer.fit(train, valid)
+        kept = torch.load(trainer.saved_model_file, weights_only=False)["state_dict"]["item_embedding.weight"]
+        torch.testing.assert_close(kept, model.item_embedding.weight)
+        again = trainer.evaluate(valid, load_best_model=True)
+        assert again == valid_result
+        results[decay] = kept
+    moved = (results[0.0] - results[0.9]).norm() / results[0.0].norm()
+    assert moved > 0.05
+
+
 @pytest.mark.parametrize(
     "more",
     [
+        {"llm_match_rank": 0},
         {"llm_lora_targets": "auto"},
         {"llm_lora_targets": "all-linear"},
         {"llm_layers": 0},
@@ -89,8 +147,6 @@ def test_learns_the_walks_of_the_tiny_dataset(settings):
 
 def test_rows_are_scored_alike_in_any_company(build, settings, monkeypatch):
     """Rows are sorted by length and scored in parts: each row's scores stay its own."""
-    from recbole_llmd.model import llmrec
-
     _, (train, _, _), model = build(settings)
     rows = train.dataset[torch.arange(100)]
     with torch.no_grad():
@@ -257,7 +313,10 @@ def test_dataset_without_item_file(build, settings, workdir, caplog):
     warnings = [record.getMessage() for record in caplog.records if "no text" in record.getMessage()]
     assert len(warnings) == 1 and "50 of 50 items" in warnings[0] and "does not exist" in warnings[0]
     assert model.text is None and not hasattr(model, "text_projection")
-    assert model.eval().full_sort_predict(train.dataset[torch.arange(4)]).shape == (4, 51)
+    names = list(model.state_dict())
+    with torch.no_grad():
+        assert model.eval().full_sort_predict(train.dataset[torch.arange(4)]).shape == (4, 51)
+    assert list(model.state_dict()) == names
     run_recbole(config_dict=bare)
     with pytest.raises(SettingsError, match="llm_input = 'prompt'.*no item text.*llm_input: item"):
         build(bare, llm_input="prompt")

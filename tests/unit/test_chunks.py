@@ -92,6 +92,20 @@ def test_own_loss_in_chunks_is_that_of_all_scores(small_chunks, sides):
     torch.testing.assert_close(gradients, torch.autograd.grad(3 * expected, (outputs, items)))
 
 
+def test_items_left_out_are_no_negatives(small_chunks, sides):
+    """The own loss is that of a catalogue without them, and no gradient reaches their vectors."""
+    outputs, items, batch = sides
+    targets = batch[TARGETS][0]
+    left_out = torch.zeros(ITEMS, dtype=torch.bool)
+    left_out[[i for i in range(1, ITEMS) if i not in targets.tolist()][:4]] = True
+    loss = Objective(Scorer(outputs, items), left_out=left_out)(batch)
+    kept = (~left_out).nonzero().squeeze(1)
+    numbers = torch.searchsorted(kept, targets)
+    torch.testing.assert_close(loss, cross_entropy(outputs @ items[kept].t(), numbers))
+    (of_items,) = torch.autograd.grad(loss, items)
+    assert left_out.sum() == 4 and not of_items[left_out].any() and of_items[kept].abs().sum(1).min() > 0
+
+
 def test_no_scores_larger_than_a_chunk(small_chunks, sides):
     outputs, items, _ = sides
     seen = []

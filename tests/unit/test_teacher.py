@@ -228,3 +228,24 @@ def test_row_batches_are_the_rows_in_order():
     batches = RowBatches(dataset, 3)
     assert len(batches) == 3
     assert list(batches) == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+@pytest.mark.parametrize("topk, temperature", CASES)
+def test_divergence_leaves_unknown_items_out(tmp_path, topk, temperature):
+    """It is the divergence of a catalogue without them, and pulls the student's scores of them nowhere."""
+    unknown = torch.zeros(ITEMS, dtype=torch.bool)
+    unknown[[2, 11, 17]] = True
+    kept = (~unknown).nonzero().squeeze(1)
+    teacher, targets = scores(), kept[1:][torch.arange(ROWS) % (len(kept) - 1)]
+    student, rows = scores(seed=3)[:, 1:].requires_grad_(), torch.arange(ROWS)
+    caches = [TeacherCache(ROWS, ITEMS, temperature, topk, str(tmp_path), unknown)]
+    caches.append(TeacherCache(ROWS, len(kept), temperature, topk, str(tmp_path)))
+    caches[0].write(rows, teacher, targets)
+    caches[1].write(rows, teacher[:, kept], torch.searchsorted(kept, targets))
+    batches = [cache.read(rows, torch.device("cpu")) for cache in caches]
+    found = batches[0].at(slice(0, ROWS)).divergence(student, temperature)
+    torch.testing.assert_close(found, batches[1].divergence(student[:, kept[1:] - 1], temperature))
+    torch.testing.assert_close(batches[0].target_p, batches[1].target_p)
+    torch.testing.assert_close(batches[0].entropy, batches[1].entropy)
+    (gradient,) = torch.autograd.grad(found.sum(), student)
+    assert not gradient[:, unknown[1:]].any() and gradient[:, ~unknown[1:]].abs().max() > 0.1
