@@ -23,7 +23,7 @@ def whitened(text):
     known = text.abs().sum(1) > 0
     centred = text[known] - text[known].mean(0)
     _, spread, directions = torch.linalg.svd(centred, full_matrices=False)
-    vectors = torch.zeros(len(text), len(spread))
+    vectors = text.new_zeros(len(text), len(spread))
     vectors[known] = nn.functional.normalize(centred @ directions.t() / (spread + FLOOR * spread[0]))
     return vectors
 
