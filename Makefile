@@ -5,7 +5,7 @@ BIN = .venv/bin
 .PHONY: demo test
 
 demo: .venv/ready
-	$(BIN)/python run_recbole_llmd.py --model=LLMD4Rec --dataset=ml-100k
+	$(BIN)/python run_recbole_llmd.py --model=LLMD4Rec --dataset=ml-100k --distill_rounds=1
 
 test: .venv/ready
 	$(BIN)/python -m pytest -q
