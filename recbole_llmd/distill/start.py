@@ -11,7 +11,7 @@ def text_start(state, text, spread, seed):
     """Item embeddings that lie to each other as the texts do, for the items that have a text.
 
     The vectors are projected on their principal directions, as many as the embedding has coordinates, turned at random
-    (no coordinate is then wider than another) and brought to ``spread`` times the spread of the embeddings they replace.
+    (no coordinate is then wider than another) and brought to ``spread`` times the spread of what they replace.
 
     Args:
         state (dict): the initial ``state_dict`` of the CRM.

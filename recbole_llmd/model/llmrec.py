@@ -31,8 +31,8 @@ class LLMRec(SequentialRecommender):
     the last one. With item texts, ``llm_match_rank`` adds the match of the texts to the score
     (:class:`~recbole_llmd.llm.match.TextMatch`). One pass over a window serves all its positions.
 
-    An item that has a text and is the target of no training row is known by its text alone: it has no embedding, and the
-    loss does not count it among the items that were not chosen.
+    An item that has a text and is the target of no training row is known by its text alone: it has no embedding, and
+    the loss does not count it among the items that were not chosen.
     """
 
     def __init__(self, config, dataset):
@@ -117,8 +117,10 @@ class LLMRec(SequentialRecommender):
         return super().train(mode)
 
     def item_vectors(self):
-        """The vectors :math:`v_i` of all items, then those of the match, ``[n_items, size (+ text size)]``; computed once
-        per evaluation."""
+        """The vectors :math:`v_i` of all items, then those of the match, ``[n_items, size (+ text size)]``.
+
+        They are computed once per evaluation.
+        """
         if self._cached_items is not None:
             return self._cached_items
         vectors = self.item_embedding.weight

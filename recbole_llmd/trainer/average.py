@@ -30,11 +30,10 @@ class WeightAverage:
         """Take in the weights after a step."""
         if not self.decay:
             return
-        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
         if self.weights is None:
-            self.weights = [weight.clone() for weight in trained]
+            self.weights = [weight.clone() for weight in self._trained()]
         keep = min(self.decay, self.steps / (self.steps + WARM_UP))
-        for average, weight in zip(self.weights, trained):
+        for average, weight in zip(self.weights, self._trained()):
             average.lerp_(weight, 1 - keep)
         self.steps += 1
 
@@ -56,12 +55,14 @@ class WeightAverage:
     def _swap(self):
         if self.weights is None:
             return
-        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
-        for average, weight in zip(self.weights, trained):
+        for average, weight in zip(self.weights, self._trained()):
             own = weight.clone()
             weight.copy_(average)
             average.copy_(own)
         self.model.train(self.model.training)  # a model forgets what it computed from the other weights
+
+    def _trained(self):
+        return [weight for weight in self.model.parameters() if weight.requires_grad]
 
     def state_dict(self):
         """What :meth:`load_state_dict` goes on from."""

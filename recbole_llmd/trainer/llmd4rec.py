@@ -145,10 +145,10 @@ class LLMD4RecTrainer(Trainer):
 
     def _objective(self, phase, train_data, show_progress):
         student, teacher = self.sides[phase.student], self.sides[OTHER[phase.student]]
+        if not phase.taught:
+            return student.own_objective()
         # Of items that are no sample's target the LLM alone knows something: their texts.
         text_only = self.model.llm.text_only
-        if not phase.taught:
-            return Objective(student.scorer, left_out=text_only if phase.student == "LLM" else None)
         dataset, temperature = train_data.dataset, self.config["distill_temperature"]
         cache = TeacherCache(
             len(dataset),

@@ -10,7 +10,7 @@ class LLMRecTrainer(SideTrainer):
     """All-position training of LLMRec; checkpoints are RecBole's, with the adapter beside them in peft's format."""
 
     def __init__(self, config, model):
-        super().__init__(config, model, side="LLM", overlap=config["llm_window_overlap"], ema_decay=config["llm_ema_decay"])
+        super().__init__(config, model, "LLM", config["llm_window_overlap"], config["llm_ema_decay"])
 
     def fit(self, train_data, *args, **kwargs):
         add_row_numbers(train_data.dataset)

@@ -68,8 +68,8 @@ class Objective:
     """The side's own loss plus, with a teacher, the weighted distillation term (see :mod:`..distill.losses`).
 
     Called with a batch, as RecBole's ``loss_func``: returns the loss, or the pair (own loss, distillation term).
-    Over windows, ``left_out`` (bool, ``[n_items]``) are items that the cross-entropy does not count among those that were
-    not chosen.
+    Over windows, ``left_out`` (bool, ``[n_items]``) are items that the cross-entropy does not count among those that
+    were not chosen.
     """
 
     scorer: object

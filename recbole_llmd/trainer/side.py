@@ -55,13 +55,18 @@ class SideTrainer(Trainer):
         if scorer.windows:
             windows = build_windows(train_data.dataset, self.overlap)
             self.window_loader = WindowLoader(windows, self.config, self.config["train_batch_size"])
-        self.objective = Objective(scorer, left_out=getattr(self.model, "text_only", None))
+        self.objective = self.own_objective()
+
+    def own_objective(self):
+        """What the side minimises without a teacher."""
+        return Objective(self.scorer, left_out=getattr(self.model, "text_only", None))
 
     def begin(self, index, label, epochs, restart=False, start=None):
         """Start a phase: a fresh optimizer and early-stopping count; best weights and score stay.
 
         With ``restart`` the training starts from the initial weights, those in ``start`` replaced: a student that has
-        already fitted the samples too closely learns little from a teacher. Its early stopping looks at this phase alone.
+        already fitted the samples too closely learns little from a teacher. Its early stopping looks at this phase
+        alone.
         """
         if restart:
             self.model.load_state_dict({**self.initial_state, **(start or {})})

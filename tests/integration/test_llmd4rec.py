@@ -209,7 +209,7 @@ def test_a_taught_crm_starts_from_the_texts(build, fast_distill, more, by_text):
 
 
 def test_only_the_llm_teaches_of_items_that_no_row_chose(build, fast_distill):
-    """Their share of the LLM's distribution is taught to the CRM; what the CRM says of them is not taught to the LLM."""
+    """Their share of the LLM's distribution is taught to the CRM; what the CRM says of them is not to the LLM."""
     config, (train, _, _), model = build(fast_distill)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     add_row_numbers(train.dataset)

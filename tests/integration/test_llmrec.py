@@ -45,7 +45,7 @@ def test_positions_equal_prefixes(build, settings, any_llm, mode):
 
 
 def test_scores_follow_the_documented_formula(build, settings):
-    """Scores recomputed from the named parts: v = P t + e, the backbone, then LN(U h + LN(v_last)) . v, and the match."""
+    """Scores recomputed from the named parts: v = P t + e, the backbone, LN(U h + LN(v_last)) . v, and the match."""
     _, (train, _, _), model = build(settings)
     torch.nn.init.normal_(model.eval().match.up.weight)
     rows = train.dataset[torch.arange(8)]
@@ -70,15 +70,18 @@ def test_scores_follow_the_documented_formula(build, settings):
 @pytest.fixture
 def unchosen(build, settings):
     """LLMRec where item 7 is the target of no training row, and item 9, besides, has no text."""
+
     def without(self, config, dataset, build=LLMRec._build):
         targets = dataset.inter_feat[dataset.iid_field]
         targets[(targets == 7) | (targets == 9)] = 8
         build(self, config, dataset)
 
+    def texts(*given):
+        return ["" if item == 9 else text for item, text in enumerate(load_item_texts(*given))]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LLMRec, "_build", without)
-        patch.setattr(llmrec, "load_item_texts", lambda *given: ["" if i == 9 else t for i, t in enumerate(texts(*given))])
-        texts = load_item_texts
+        patch.setattr(llmrec, "load_item_texts", texts)
         yield build(settings)
 
 

@@ -9,6 +9,7 @@ from recbole_llmd.config import PROPERTIES, load_properties
 from recbole_llmd.settings import DISTILLATION_RULES, LLM_RULES, PREFIXES, RULES, TRAINING_KEYS, SettingsError, check
 from tests.configs import MODELS, config_of, refusal
 
+
 def final_values(model):
     return config_of(model).final_config_dict
 
