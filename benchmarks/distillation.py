@@ -6,8 +6,9 @@ PART is one of
 
 - ``crm_epoch``: an epoch of the CRM over windows against one of RecBole's own recipe, in plain RecBole and after
   ``import recbole_llmd``. ``--crm=SASRec`` (or GRU4Rec), ``--repeats=5`` of ours.
-- ``crm_quality``: both recipes to their early stop: metrics, epochs and seconds. ``--crm``. The same command goes on
-  after an interruption, from the last epoch of RecBole's recipe, which takes hours; ours is short and starts again.
+- ``crm_quality``: both recipes to their early stop: metrics, epochs and seconds. ``--crm``, and ``--repeats=5`` seeds of
+  ours, of which RecBole's is the first. The same command goes on after an interruption: RecBole's recipe, which takes
+  hours, from its last epoch.
 - ``total``: a whole run against both sides trained alone for as many epochs, early stopping off.
 - ``llm_epoch``: an epoch of LLMRec against one forward pass per prefix, of which ``--batches=2`` are timed, and against
   the first version of this package; and where the time goes. ``--repeats=1``, ``--arms`` (see ``llm_epoch.py``).
@@ -62,20 +63,18 @@ def crm_epoch(settings):
 
 
 def crm_quality(settings):
-    from recbole_llmd.report.table import write_json
     from recbole_llmd.trainer.llmd4rec import fingerprint
 
-    crm = settings.pop("crm", "SASRec")
+    crm, repeats = settings.pop("crm", "SASRec"), int(settings.pop("repeats", 5))
     config, (train, valid, test) = build(settings, crm)
     folder = Path(config["checkpoint_dir"]) / f"crm_quality-{crm}-{config['dataset']}-{fingerprint(config)}"
     folder.mkdir(parents=True, exist_ok=True)
-    known = folder / "ours.json"
-    if not known.exists():
-        write_json(known, our_quality(*build(settings, crm)))
-    ours = json.loads(known.read_text())
-    print({"ours": ours}, flush=True)
+    ours = []
+    for seed in range(config["seed"], config["seed"] + repeats):
+        ours.append({"seed": seed, **our_quality(*build({**settings, "seed": seed}, crm))})
+        print({"ours": ours[-1]}, flush=True)
     recbole = recbole_quality(config, train, valid, test, folder)
-    quotients = {key: recbole[key] / ours[key] for key in ("s", "s per epoch")}
+    quotients = {key: recbole[key] / statistics.mean(run[key] for run in ours) for key in ("s", "s per epoch")}
     return {**facts(config, train), "RecBole": recbole, "ours": ours, "times faster": quotients}
 
 
