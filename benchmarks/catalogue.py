@@ -77,6 +77,7 @@ def draw_text_vectors(config, dataset):
     def seconds(texts):
         return timed(lambda: encode._encode(texts, lambda: model, name, config["device"], batch, False))[1]
 
+    seconds(some)  # the first pass of a process is slow
     beginning = seconds(some[:1])  # loading the tokenizer
     vectors = torch.randn(len(texts), model.config.hidden_size)
     folder = Path(config["llm_cache_dir"])
