@@ -13,7 +13,6 @@ from measure import build, in_own_process, peak_gib, sides, timed
 
 SEED = 2020
 HISTORY = 20  # interactions per user on average
-TEXTS_TIMED = 64  # texts that are encoded to time it; the vectors of all others are drawn
 
 
 def catalogue(settings):
@@ -59,7 +58,7 @@ def write_synthetic(folder, users, items):
 
 
 def draw_text_vectors(config, dataset):
-    """Put random vectors where the encoded texts would be looked up; returns the seconds that a text takes to encode.
+    """Put random vectors where the encoded texts would be looked up.
 
     The cost of training does not depend on the vectors' values, and encoding is done once for a catalogue.
     """
@@ -71,19 +70,10 @@ def draw_text_vectors(config, dataset):
 
     texts, name = load_item_texts(config, dataset), config["llm_model"]
     dtype = backbone.dtype_of(config["llm_dtype"], config["device"])
-    model = backbone.load_backbone(name, dtype)
-    some, batch = texts[1 : TEXTS_TIMED + 1], config["llm_text_batch_size"]
-
-    def seconds(texts):
-        return timed(lambda: encode._encode(texts, lambda: model, name, config["device"], batch, False))[1]
-
-    seconds(some)  # the first pass of a process is slow
-    beginning = seconds(some[:1])  # loading the tokenizer
-    vectors = torch.randn(len(texts), model.config.hidden_size)
+    vectors = torch.randn(len(texts), backbone.load_backbone(name, dtype).config.hidden_size)
     folder = Path(config["llm_cache_dir"])
     folder.mkdir(parents=True)
     save_file({"vectors": vectors}, folder / f"{encode.cache_key(name, texts, dtype)}.safetensors")
-    return (seconds(some) - beginning) / (len(some) - 1)
 
 
 def sample_of(windows, n):
@@ -107,9 +97,9 @@ def point(items, users, layers, settings):
             "items with padding": train.dataset.item_num,
             "samples": len(train.dataset),
             "teacher's items kept": None,
-            "encoding s per 1,000 texts": 1000 * draw_text_vectors(config, train.dataset),
             "peak GiB": {},
         }
+        draw_text_vectors(config, train.dataset)
         trainer = sides(config, train)
         for side in trainer.sides.values():
             side.eval_collector.data_collect(train)
