@@ -69,11 +69,12 @@ def crm_quality(settings):
     config, (train, valid, test) = build(settings, crm)
     folder = Path(config["checkpoint_dir"]) / f"crm_quality-{crm}-{config['dataset']}-{fingerprint(config)}"
     folder.mkdir(parents=True, exist_ok=True)
+    # The long part first: only it is taken up after an interruption.
+    recbole = recbole_quality(config, train, valid, test, folder)
     ours = []
     for seed in range(config["seed"], config["seed"] + repeats):
         ours.append({"seed": seed, **our_quality(*build({**settings, "seed": seed}, crm))})
         print({"ours": ours[-1]}, flush=True)
-    recbole = recbole_quality(config, train, valid, test, folder)
     quotients = {key: recbole[key] / statistics.mean(run[key] for run in ours) for key in ("s", "s per epoch")}
     return {**facts(config, train), "RecBole": recbole, "ours": ours, "times faster": quotients}
 
