@@ -12,6 +12,8 @@ PART is one of
 - ``total``: a whole run against both sides trained alone for as many epochs, early stopping off.
 - ``llm_epoch``: an epoch of LLMRec against one forward pass per prefix, of which ``--batches=2`` are timed, and against
   the first version of this package; and where the time goes. ``--repeats=1``, ``--arms`` (see ``llm_epoch.py``).
+- ``llm_quality``: seconds of clock until LLMRec, alone, is as good on the validation data as the first version ever
+  was; each trained with its own defaults. ``--repeats=3`` seeds.
 - ``catalogue``: synthetic data, every combination of ``--items=1000,10000,100000``, ``--users=2000`` and
   ``--layers=4``, each in a process of its own. ``--windows=200`` trains so many windows instead of all.
 - ``serving``: microseconds per user and bytes of the exported CRM against the CRM trained by RecBole. ``--crm``,
@@ -30,7 +32,7 @@ import time
 from pathlib import Path
 
 from catalogue import catalogue
-from llm_epoch import llm_epoch
+from llm_epoch import llm_epoch, llm_quality
 from measure import build, crm_side, facts, medians, ratios, recbole_trainer, sides, timed
 from record import read_arguments, write_record
 
@@ -253,7 +255,7 @@ def latencies(models, test, size, repeats):
     return {**found, "ratios to RecBole": {name: value / found["RecBole"] for name, value in found.items()}}
 
 
-PARTS = {part.__name__: part for part in (crm_epoch, crm_quality, total, llm_epoch, catalogue, serving)}
+PARTS = {part.__name__: part for part in (crm_epoch, crm_quality, total, llm_epoch, llm_quality, catalogue, serving)}
 
 
 def main():

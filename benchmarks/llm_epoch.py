@@ -1,5 +1,6 @@
-"""Cost of an epoch of LLMRec: the part ``llm_epoch``. Each arm runs in a process of its own, which is what running this
-file does.
+"""Cost of an epoch of LLMRec, and of reaching a quality: the parts ``llm_epoch`` and ``llm_quality``.
+
+Each arm runs in a process of its own, which is what running this file does.
 
 Arms: ``now``; ``float32``, the same in that precision; ``first``, the first version of this package, in a worktree of
 its commit; ``rows``, one forward pass per prefix: LLMRec's own loss over RecBole's batches, of which a sample is timed.
@@ -32,6 +33,28 @@ def llm_epoch(settings):
     config, (train, _, _) = build(settings, "LLMRec")
     quotients = {f"{arm} / now": ratios(found[arm], found["now"]) for arm in arms if "now" in found}
     return {**facts(config, train), "arms": found, "first version": FIRST, "ratios": quotients}
+
+
+def llm_quality(settings):
+    """Seconds until LLMRec, alone, is as good on the validation data as the first version ever was."""
+    repeats, runs = int(settings.pop("repeats", 3)), []
+    config, (train, _, _) = build(settings, "LLMRec")
+    for seed in range(config["seed"], config["seed"] + repeats):
+        task, found = {"settings": {**settings, "seed": seed}}, {}
+        for name in ("now", "first"):
+            with worktree(FIRST) if name == "first" else contextlib.nullcontext(REPO) as root:
+                found[name] = in_own_process(__file__, task, root)
+        goal = max(epoch["valid"] for epoch in found["first"]["epochs"])
+        seconds = {name: until(found[name]["epochs"], goal) for name in found}
+        faster = seconds["first"] / seconds["now"] if seconds["now"] else None
+        runs.append({"seed": seed, **found, "goal": goal, "s until the goal": seconds, "times faster": faster})
+        print(runs[-1], flush=True)
+    return {**facts(config, train), "first version": FIRST, "runs": runs}
+
+
+def until(epochs, goal):
+    """The seconds after which a validation reached the goal, or None."""
+    return next((epoch["s"] for epoch in epochs if epoch["valid"] >= goal), None)
 
 
 @contextlib.contextmanager
@@ -70,6 +93,20 @@ def arm(settings, repeats, batches):
     return {**about, "steps": len(train), **figures, "extrapolated from steps": len(some)}
 
 
+def fit(settings):
+    """A run of the package that is imported, by its own defaults, to its early stop: the clock at each validation."""
+    config, (train, valid, test) = build(settings, "LLMRec")
+    trainer, epochs, start = recbole_trainer(config, train), [], time.perf_counter()
+
+    def validated(epoch, score):
+        epochs.append({"s": time.perf_counter() - start, "valid": score})
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer.saved_model_file = str(Path(folder) / "LLMRec.pth")
+        trainer.fit(train, valid, verbose=False, callback_fn=validated)
+        return {"epochs": epochs, "test": trainer.evaluate(test)}
+
+
 def shares(trainer, train):
     """The shares of an epoch's time: the backbone and what comes before and after it, forward and backward."""
     backbone, optimizer = trainer.model.backbone, trainer.optimizer
@@ -103,4 +140,5 @@ def shares(trainer, train):
 
 
 if __name__ == "__main__":
-    print(json.dumps(arm(**json.loads(sys.argv.pop()))))
+    task = json.loads(sys.argv.pop())
+    print(json.dumps(arm(**task) if "batches" in task else fit(**task)))

@@ -33,7 +33,8 @@ class LLMScorer:
         """As :meth:`CRMScorer.factors`."""
         vectors = self.model.item_vectors()
         positions = positions_of(interaction)[0]
-        return self.model.position_outputs(interaction[self.model.ITEM_SEQ], positions, vectors), vectors
+        outputs = self.model.position_outputs(interaction[self.model.ITEM_SEQ], positions, vectors)
+        return outputs, vectors, self.model.fixed_vectors
 
 
 class CRMScorer:
@@ -141,11 +142,12 @@ class CRMScorer:
         return self._as_logits(self._scores(self.model, interaction))
 
     def factors(self, interaction):
-        """The scores of all items for each sample of a batch of this side's path, as two factors.
+        """The scores of all items for each sample of a batch of this side's path, as factors.
 
         Returns:
-            tuple: the samples' outputs ``[n_samples, size]`` and the item vectors ``[n_items, size]``, whose products
-            are the logits; or the logits ``[n_samples, n_items]`` and None for a model that scores otherwise.
+            tuple: what :func:`~recbole_llmd.distill.chunks.product` makes the logits of: the samples' outputs
+            ``[n_samples, size]`` and the item vectors ``[n_items, size]``; or the logits ``[n_samples, n_items]`` and
+            None for a model that scores otherwise.
         """
         if not self.windows:
             return self.logits_of_rows(interaction), None

@@ -158,9 +158,9 @@ class TeacherCache:
         for interaction in tqdm(batches, desc=label, ncols=100, disable=not show_progress):
             interaction = interaction.to(model.device)
             targets, rows = samples_of(scorer, interaction)
-            outputs, items = scorer.factors(interaction)
+            outputs, *items = scorer.factors(interaction)
             for part in chunks.parts(len(rows), self.n_items):
-                self.write(rows[part], chunks.product(outputs[part], items), targets[part])
+                self.write(rows[part], chunks.product(outputs[part], *items), targets[part])
 
 
 class RowBatches:

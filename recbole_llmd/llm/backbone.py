@@ -117,6 +117,18 @@ def dtype_of(setting, device):
     return getattr(torch, setting)
 
 
+@contextlib.contextmanager
+def matmul_precision(dtype):
+    """Inside, float32 products are computed in bfloat16 (TF32 on a GPU) and summed in float32 if ``dtype``, the
+    backbone's, is no more exact."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(before if dtype == torch.float32 else "medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def _cpu_has_bfloat16():
     """Without such units bfloat16 is emulated and slower than float32. PyTorch has no public way to ask."""
     asks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from recbole_llmd.data.item_text import load_item_texts
+from recbole_llmd.distill import chunks
 from recbole_llmd.draws import own_random_draws
 from recbole_llmd.files import whole
 from recbole_llmd.llm import backbone as backbones
@@ -17,6 +18,7 @@ from recbole_llmd.llm.prompt import Prompt
 from recbole_llmd.settings import SettingsError
 
 INITIALIZER_RANGE = 0.02  # of the item vectors, as in RecBole's SASRec
+SHORT = 64  # tokens up to which plain attention is faster on a CPU than the fused kernels
 ROWS_TOGETHER = 256  # histories in one pass of the backbone when rows are scored
 
 
@@ -90,6 +92,8 @@ class LLMRec(SequentialRecommender):
                 f"MAX_ITEM_LIST_LENGTH = {self.max_seq_length}: a history can take {needed} tokens, but the model "
                 f"reads {max_positions(model)}. Lower MAX_ITEM_LIST_LENGTH or llm_item_tokens."
             )
+        if needed <= SHORT and device.type == "cpu":
+            model.set_attn_implementation("eager")
         self.backbone = backbones.add_lora(model, config)
         self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
         self.input_norm = nn.LayerNorm(size)
@@ -117,9 +121,7 @@ class LLMRec(SequentialRecommender):
         return super().train(mode)
 
     def item_vectors(self):
-        """The vectors :math:`v_i` of all items, then those of the match, ``[n_items, size (+ text size)]``.
-
-        They are computed once per evaluation.
+        """The vectors :math:`v_i` of all items, ``[n_items, size]``, computed once per evaluation.
         """
         if self._cached_items is not None:
             return self._cached_items
@@ -128,11 +130,14 @@ class LLMRec(SequentialRecommender):
             if self.text_only is not None:
                 vectors = vectors.masked_fill(self.text_only.unsqueeze(1), 0.0)
             vectors = vectors + self.text_projection(self.text)
-        if self.match is not None:
-            vectors = torch.cat([vectors, self.match.vectors], dim=1)
         if not self.training and not torch.is_grad_enabled():
             self._cached_items = vectors.detach()  # not the embedding itself, which would become a second parameter
         return vectors
+
+    @property
+    def fixed_vectors(self):
+        """The items' vectors in the match, ``[n_items, text size]``, or None without it."""
+        return None if self.match is None else self.match.vectors
 
     def position_outputs(self, item_seq, positions, vectors):
         """The outputs at the chosen positions of a batch of right-padded histories.
@@ -143,14 +148,14 @@ class LLMRec(SequentialRecommender):
             vectors: the :meth:`item_vectors`.
 
         Returns:
-            torch.Tensor: what gives the scores of all items when multiplied with ``vectors``, ``[n_positions, size (+
-            text size)]``, in row-major order of ``positions``.
+            torch.Tensor: what :func:`~recbole_llmd.distill.chunks.product` makes the scores of all items of, with
+            ``vectors`` and the :attr:`fixed_vectors`: ``[n_positions, size (+ text size)]``, in row-major order of
+            ``positions``.
         """
-        own = vectors[:, : self.item_embedding.embedding_dim]
         # Histories are padded on the right and the backbone is causal: no attention mask is needed.
         dtype = self.input_dtype
         if self.prompt is None:
-            soft_tokens = self.spread * self.input_projection(self.dropout(self.input_norm(own[item_seq])))
+            soft_tokens = self.spread * self.input_projection(self.dropout(self.input_norm(vectors[item_seq])))
             inputs, ends = {"inputs_embeds": soft_tokens.to(dtype)}, None
         else:
             tokens, ends = self.prompt(item_seq)
@@ -159,7 +164,7 @@ class LLMRec(SequentialRecommender):
         if ends is not None:
             hidden = hidden.gather(1, ends.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
         read = self.output_projection(self.dropout(hidden[positions].float()))
-        outputs = self.output_norm(read + self.dropout(self.input_norm(own[item_seq[positions]])))
+        outputs = self.output_norm(read + self.dropout(self.input_norm(vectors[item_seq[positions]])))
         if self.match is None:
             return outputs
         return torch.cat([outputs, self.dropout(self.match(item_seq)[positions])], dim=1)
@@ -189,11 +194,13 @@ class LLMRec(SequentialRecommender):
         # Sampled evaluation repeats a history for each of its candidates: it is read once.
         histories, which = torch.unique(interaction[self.ITEM_SEQ], dim=0, return_inverse=True)
         output = self.forward(histories, (histories > 0).sum(dim=1))[which]
-        return (output * self.item_vectors()[interaction[self.ITEM_ID]]).sum(dim=1)
+        items = interaction[self.ITEM_ID]
+        factors = [vectors[items] for vectors in (self.item_vectors(), self.fixed_vectors) if vectors is not None]
+        return (output * torch.cat(factors, dim=1)).sum(dim=1)
 
     def full_sort_predict(self, interaction):
         output = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return output @ self.item_vectors().t()
+        return chunks.product(output, self.item_vectors(), self.fixed_vectors)
 
     def save_adapter(self, folder):
         """Write the LoRA adapter in peft's format and everything else that is trained as ``head.safetensors``.

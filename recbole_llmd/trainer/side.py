@@ -5,6 +5,7 @@ import copy
 import logging
 
 import numpy as np
+import torch
 from recbole.data.interaction import Interaction
 from recbole.evaluator import Collector
 from recbole.trainer import Trainer
@@ -12,6 +13,7 @@ from recbole.utils import init_seed, set_color
 from tqdm import tqdm
 
 from recbole_llmd.data.windows import WindowLoader, build_windows
+from recbole_llmd.llm.backbone import matmul_precision
 from recbole_llmd.trainer.average import WeightAverage
 from recbole_llmd.trainer.objective import EpochFigures, Objective
 
@@ -99,7 +101,8 @@ class SideTrainer(Trainer):
             disable=not show_progress,
             desc=set_color(f"{self.label} {epoch_idx}", "pink"),
         )
-        return super()._train_epoch(self._shown(bar), epoch_idx, loss_func=loss_func or self.objective)
+        with matmul_precision(getattr(self.model, "input_dtype", torch.float32)):
+            return super()._train_epoch(self._shown(bar), epoch_idx, loss_func=loss_func or self.objective)
 
     def _shown(self, bar):
         for batch in bar:

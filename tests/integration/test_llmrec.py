@@ -91,7 +91,7 @@ def test_an_item_that_no_row_chose_is_known_by_its_text(unchosen):
     assert model.text_only.nonzero().flatten().tolist() == [7]
     model.eval()
     rows = train.dataset[torch.arange(60)]
-    vectors, weight = model.item_vectors()[:, :16], model.item_embedding.weight
+    vectors, weight = model.item_vectors(), model.item_embedding.weight
     expected = weight + model.text @ model.text_projection.weight.t()
     torch.testing.assert_close(vectors[8:10], expected[8:10])
     torch.testing.assert_close(vectors[7], expected[7] - weight[7])
@@ -160,6 +160,17 @@ def test_rows_are_scored_alike_in_any_company(build, settings, monkeypatch):
             torch.testing.assert_close(
                 model.full_sort_predict(train.dataset[torch.tensor([i])])[0], together[i], rtol=1e-4, atol=1e-6
             )
+
+
+def test_short_histories_take_plain_attention_to_the_same_scores(build, settings, monkeypatch):
+    _, (train, _, _), plain = build(settings)
+    monkeypatch.setattr(llmrec, "SHORT", 0)
+    _, _, fused = build(settings)
+    assert [m.backbone.config._attn_implementation for m in (plain, fused)] == ["eager", "sdpa"]
+    rows = train.dataset[torch.arange(40)]
+    with torch.no_grad():
+        expected = fused.eval().full_sort_predict(rows)
+        torch.testing.assert_close(plain.eval().full_sort_predict(rows), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_sampled_evaluation_reads_each_history_once(build, settings):

@@ -34,11 +34,26 @@ def sides():
     return outputs, items, {TARGETS: targets[None], ROW: rows[None]}
 
 
+@pytest.mark.parametrize("whole", [0, 2**25], ids=["in chunks", "in one piece"])
+def test_fixed_coordinates_count_in_the_scores_and_get_no_gradient(small_chunks, monkeypatch, sides, whole):
+    """The same loss and gradients as with item vectors of all coordinates."""
+    monkeypatch.setattr(chunks, "WHOLE", whole)
+    all_outputs, items, batch = sides
+    trained, fixed = items[:, :3].detach().requires_grad_(), items[:, 3:].detach()
+    loss = Objective(Scorer(all_outputs, trained, fixed))(batch)
+    of_outputs, of_trained = torch.autograd.grad(loss, (all_outputs, trained))
+    expected = cross_entropy(all_outputs @ items.t(), batch[TARGETS][0])
+    of_all, of_items = torch.autograd.grad(expected, (all_outputs, items))
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(of_outputs, of_all)
+    torch.testing.assert_close(of_trained, of_items[:, :3])
+
+
 class Scorer:
     windows = True
 
-    def __init__(self, outputs, items):
-        self.given = outputs, items
+    def __init__(self, *factors):
+        self.given = factors
         self.model = SimpleNamespace(eval=lambda: None, device="cpu")
 
     def factors(self, interaction):

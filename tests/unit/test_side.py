@@ -8,7 +8,7 @@ from recbole.trainer import Trainer
 from recbole.utils import init_seed
 
 from recbole_llmd.data.windows import add_row_numbers
-from recbole_llmd.distill.scorers import CRMScorer
+from recbole_llmd.distill.scorers import CRMScorer, LLMScorer
 from recbole_llmd.trainer import side
 from recbole_llmd.trainer.side import SideTrainer
 
@@ -26,6 +26,24 @@ class _Model:
         self.widths.append(seq.shape[1])
         weights = 10.0 ** torch.arange(seq.shape[1], dtype=torch.float64)
         return torch.stack([(seq * weights).sum(1), length.double()], dim=1)
+
+
+@pytest.mark.parametrize("dtype, precision", [("bfloat16", "medium"), ("float32", "highest")])
+def test_float32_products_are_as_exact_as_the_backbone(build, fast, dtype, precision):
+    """Only while an epoch of the LLM lasts, also when it fails."""
+    config, (train, _, _), model = build({**fast, "model": "LLMRec"}, llm_dtype=dtype)
+    add_row_numbers(train.dataset)
+    llm = SideTrainer(config, model, "LLM", 0.0)
+    llm.prepare(LLMScorer(model), train)
+    seen = []
+
+    def objective(batch):
+        seen.append(torch.get_float32_matmul_precision())
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        llm._train_epoch(train, 0, loss_func=objective)
+    assert seen == [precision] and torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.fixture
