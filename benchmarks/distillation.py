@@ -6,9 +6,9 @@ PART is one of
 
 - ``crm_epoch``: an epoch of the CRM over windows against one of RecBole's own recipe, in plain RecBole and after
   ``import recbole_llmd``. ``--crm=SASRec`` (or GRU4Rec), ``--repeats=5`` of ours.
-- ``crm_quality``: both recipes to their early stop: metrics, epochs and seconds. ``--crm``, and ``--repeats=5`` seeds of
-  ours, of which RecBole's is the first. The same command goes on after an interruption: RecBole's recipe, which takes
-  hours, from its last epoch.
+- ``crm_quality``: both recipes to their early stop: metrics, epochs and seconds. ``--crm``, and ``--repeats=5`` seeds
+  of ours, of which RecBole's is the first. The same command goes on after an interruption: RecBole's recipe, which
+  takes hours, from its last epoch.
 - ``total``: a whole run against both sides trained alone for as many epochs, early stopping off.
 - ``llm_epoch``: an epoch of LLMRec against one forward pass per prefix, of which ``--batches=2`` are timed, and against
   the first version of this package; and where the time goes. ``--repeats=1``, ``--arms`` (see ``llm_epoch.py``).
