@@ -26,9 +26,7 @@ def llm_epoch(settings):
     arms, found = settings.pop("arms", ARMS).split(","), {}
     for arm in arms:
         given = {**settings, "llm_dtype": "float32"} if arm == "float32" else settings
-        with worktree(FIRST) if arm == "first" else contextlib.nullcontext(REPO) as root:
-            task = {"settings": given, "repeats": repeats, "batches": batches if arm == "rows" else 0}
-            found[arm] = in_own_process(__file__, task, root)
+        found[arm] = measured(arm, {"settings": given, "repeats": repeats, "batches": batches if arm == "rows" else 0})
         print({arm: found[arm]}, flush=True)
     config, (train, _, _) = build(settings, "LLMRec")
     quotients = {f"{arm} / now": ratios(found[arm], found["now"]) for arm in arms if "now" in found}
@@ -40,16 +38,19 @@ def llm_quality(settings):
     repeats, runs = int(settings.pop("repeats", 3)), []
     config, (train, _, _) = build(settings, "LLMRec")
     for seed in range(config["seed"], config["seed"] + repeats):
-        task, found = {"settings": {**settings, "seed": seed}}, {}
-        for name in ("now", "first"):
-            with worktree(FIRST) if name == "first" else contextlib.nullcontext(REPO) as root:
-                found[name] = in_own_process(__file__, task, root)
+        found = {name: measured(name, {"settings": {**settings, "seed": seed}}) for name in ("now", "first")}
         goal = max(epoch["valid"] for epoch in found["first"]["epochs"])
         seconds = {name: until(found[name]["epochs"], goal) for name in found}
         faster = seconds["first"] / seconds["now"] if seconds["now"] else None
         runs.append({"seed": seed, **found, "goal": goal, "s until the goal": seconds, "times faster": faster})
         print(runs[-1], flush=True)
     return {**facts(config, train), "first version": FIRST, "runs": runs}
+
+
+def measured(arm, task):
+    """What this file finds for ``task`` in a process of its own, with the package of the arm."""
+    with worktree(FIRST) if arm == "first" else contextlib.nullcontext(REPO) as root:
+        return in_own_process(__file__, task, root)
 
 
 def until(epochs, goal):

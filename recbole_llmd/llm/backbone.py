@@ -119,10 +119,13 @@ def dtype_of(setting, device):
 
 @contextlib.contextmanager
 def matmul_precision(dtype):
-    """Inside, float32 products are computed in bfloat16 (TF32 on a GPU) and summed in float32 if ``dtype``, the
-    backbone's, is no more exact."""
+    """Inside, float32 products are computed in bfloat16 (TF32 on a GPU) and summed in float32, unless ``dtype``, the
+    backbone's, is float32: then PyTorch's settings are left alone."""
+    if dtype == torch.float32:
+        yield
+        return
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(before if dtype == torch.float32 else "medium")
+    torch.set_float32_matmul_precision("medium")
     try:
         yield
     finally:

@@ -121,8 +121,7 @@ class LLMRec(SequentialRecommender):
         return super().train(mode)
 
     def item_vectors(self):
-        """The vectors :math:`v_i` of all items, ``[n_items, size]``, computed once per evaluation.
-        """
+        """The vectors :math:`v_i` of all items, ``[n_items, size]``, computed once per evaluation."""
         if self._cached_items is not None:
             return self._cached_items
         vectors = self.item_embedding.weight
