@@ -66,14 +66,14 @@ def draw_text_vectors(config, dataset):
     from safetensors.torch import save_file
 
     from recbole_llmd.data.item_text import load_item_texts
-    from recbole_llmd.llm import backbone, encode
+    from recbole_llmd.llm import backbone, text_encoder
 
     texts, name = load_item_texts(config, dataset), config["llm_model"]
     dtype = backbone.dtype_of(config["llm_dtype"], config["device"])
     vectors = torch.randn(len(texts), backbone.load_backbone(name, dtype).config.hidden_size)
     folder = Path(config["llm_cache_dir"])
     folder.mkdir(parents=True)
-    save_file({"vectors": vectors}, folder / f"{encode.cache_key(name, texts, dtype)}.safetensors")
+    save_file({"vectors": vectors}, folder / f"{text_encoder.cache_key(name, texts, dtype)}.safetensors")
 
 
 def sample_of(windows, n):

@@ -176,7 +176,7 @@ def sides_alone(config, loaders):
 @contextlib.contextmanager
 def teacher_passes():
     """A dict that the seconds of the teacher passes are added to inside the block."""
-    from recbole_llmd.distill.teacher import TeacherCache
+    from recbole_llmd.distill.teacher_cache import TeacherCache
 
     seconds, fill = {}, TeacherCache.fill
 

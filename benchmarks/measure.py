@@ -31,7 +31,7 @@ def ratios(numerator, denominator):
 
 def peak_gib():
     """The most memory that this process held since the last call (Linux), or since it began, in GiB."""
-    from recbole_llmd.compare.measure import peak_bytes
+    from recbole_llmd.comparison.cell_metrics import peak_bytes
 
     peak = peak_bytes() / 2**30
     try:
@@ -67,7 +67,7 @@ def build(settings, model):
 
 def facts(config, train):
     """What a record says of the data and the settings."""
-    from recbole_llmd.compare.cell import _settings
+    from recbole_llmd.comparison.cell import _settings
 
     sizes = {"users": train.dataset.user_num - 1, "items": train.dataset.item_num - 1, "samples": len(train.dataset)}
     return {"data": sizes, "seed": config["seed"], "config": _settings(config)}
@@ -86,7 +86,7 @@ def crm_side(config, train):
     from recbole_llmd.config import load_properties
     from recbole_llmd.data.windows import add_row_numbers
     from recbole_llmd.distill.scorers import CRMScorer
-    from recbole_llmd.trainer.side import SideTrainer
+    from recbole_llmd.trainer.side_trainer import SideTrainer
 
     model = recbole_trainer(config, train).model
     side = SideTrainer(config, model, "CRM", load_properties("LLMD4Rec")["crm_window_overlap"])

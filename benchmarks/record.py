@@ -16,7 +16,7 @@ def read_arguments():
 
 def write_record(path, settings, part="", **figures):
     """Write a record as JSON, whole or not at all; ``part`` is the first argument of a benchmark that has parts."""
-    from recbole_llmd.report.record import provenance
+    from recbole_llmd.report.provenance import provenance
     from recbole_llmd.report.table import write_json
 
     command = " ".join(

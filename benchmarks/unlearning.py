@@ -63,13 +63,13 @@ def measure(name, settings, sizes, repeats):
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, init_seed
 
-    from recbole_llmd.unlearning import IMCorrect
+    from recbole_llmd.unlearning import Unlearner
 
     config = Config(config_dict={**settings, "model": name, "state": "ERROR", "show_progress": False})
     init_seed(config["seed"], config["reproducibility"])
     dataset = data_preparation(config, create_dataset(config))[0].dataset
     model, recbole, recbole_processor = timed(lambda: get_model(name)(config, dataset))
-    engine = IMCorrect(model, dataset, hashes=False)
+    engine = Unlearner(model, dataset, hashes=False)
     _, ours, our_processor = timed(engine.refit)
     row = {
         "model": name,

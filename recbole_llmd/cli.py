@@ -95,7 +95,7 @@ def main(argv=None):
     sys.argv = sys.argv[:1]  # RecBole's Config reads what is left there; everything was read above
 
     from recbole_llmd import quick_start
-    from recbole_llmd.settings import SettingsError
+    from recbole_llmd.errors import SettingsError
 
     try:
         if args.command == "export":
@@ -110,7 +110,7 @@ def main(argv=None):
 
             unlearn(args.checkpoint, args.forget_file, args.out, strict=not args.skip_missing)
         elif args.command == "compare":
-            from recbole_llmd.compare.command import compare
+            from recbole_llmd.comparison.command import compare
 
             return compare(args, settings, " ".join(["recbole-llmd", *argv]))
         else:

@@ -19,7 +19,7 @@ from recbole.config.configurator import Config
 from recbole.utils import ModelType, get_model
 
 from recbole_llmd import settings
-from recbole_llmd.settings import SettingsError
+from recbole_llmd.errors import SettingsError
 
 _HERE = Path(__file__).resolve().parent
 # An installed wheel carries properties/ inside the package; a checkout (editable or not) has it beside the package.

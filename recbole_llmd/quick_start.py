@@ -10,11 +10,11 @@ import torch
 from recbole.quick_start import quick_start as recbole_quick_start
 from recbole.utils import set_color
 
-from recbole_llmd import results
+from recbole_llmd import result_collector
+from recbole_llmd.atomic_write import atomic_write
 from recbole_llmd.config import plain_config
-from recbole_llmd.files import whole
-from recbole_llmd.report.record import without_paths
-from recbole_llmd.settings import SettingsError
+from recbole_llmd.errors import SettingsError
+from recbole_llmd.report.provenance import without_paths
 
 _run_recboles = recbole_quick_start.run_recboles
 
@@ -27,9 +27,9 @@ def run_recboles(rank, *args):
 def _with_extra_results(run):
     @functools.wraps(run)
     def wrapper(*args, **kwargs):
-        results.take()
+        result_collector.take()
         result = run(*args, **kwargs)
-        extra = results.take()
+        extra = result_collector.take()
         llm = extra.get("llm", {})
         if llm:
             logger = getLogger()
@@ -82,7 +82,7 @@ def evaluate_unlearning(args, settings):
     Returns:
         dict: the record (see ``docs/unlearning.md``).
     """
-    from recbole_llmd.unlearning import report
+    from recbole_llmd.unlearning.evaluation import report
 
     files, record = _config_files(args), None
     for model in args.models.split(","):
@@ -131,7 +131,7 @@ def export(checkpoint_file, out):
         for name, tensor in checkpoint["state_dict"].items()
         if name.startswith("crm.")
     }
-    with whole(out) as temporary:
+    with atomic_write(out) as temporary:
         torch.save(
             {
                 **checkpoint,

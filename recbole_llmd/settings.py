@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
 
+from recbole_llmd.errors import SettingsError
+
 PREFIXES = ("llm_", "crm_", "distill_", "item_text_", "unlearn_")
 
 TRAINING_KEYS = (
@@ -20,10 +22,6 @@ TRAINING_KEYS = (
     "eval_step",
     "clip_grad_norm",
 )  # RecBole's keys that the two sides of LLMD4Rec have each for itself: the LLM's with llm_ in front
-
-
-class SettingsError(ValueError):
-    """Something the user gave is wrong; the message has the value, the rule and the remedy."""
 
 
 @dataclass(frozen=True)

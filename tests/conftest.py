@@ -166,7 +166,7 @@ def build():
 @pytest.fixture
 def trained(build):
     """``trained(name)`` gives Config, loaders and RecBole's trained mapping model on the tiny dataset."""
-    from tests.unlearning import MODELS
+    from tests.helpers.mapping_models import MODELS
 
     def _trained(name, **more):
         return build(
@@ -190,7 +190,7 @@ def trained(build):
 @pytest.fixture
 def tiny_case(workdir):
     """Scenarios of the tiny dataset: ``draw(**settings)`` and what it draws from."""
-    from tests.scenarios import case_of
+    from tests.helpers.scenario_cases import case_of
 
     return case_of(REPO / "dataset", "tiny")
 
@@ -198,7 +198,7 @@ def tiny_case(workdir):
 @pytest.fixture
 def hand_case(workdir):
     """``hand_case(pairs, item_file)``: the same of a dataset with these pairs of tokens, all of them training data."""
-    from tests.scenarios import case_of
+    from tests.helpers.scenario_cases import case_of
 
     def _hand_case(pairs, item_file=None, **settings):
         folder = workdir / "hand"

@@ -4,8 +4,8 @@ import os
 import string
 from logging import getLogger
 
-from recbole_llmd.data.atomic import read_atomic
-from recbole_llmd.settings import SettingsError
+from recbole_llmd.data.atomic_file import read_atomic_file
+from recbole_llmd.errors import SettingsError
 
 
 def item_file(config):
@@ -37,7 +37,7 @@ def load_item_texts(config, dataset):
                 "Remove these settings, or add the file."
             )
         return _warn_if_missing(texts, f"{path} does not exist")
-    frame, types = read_atomic(path, config)
+    frame, types = read_atomic_file(path, config)
     frame = frame.drop_duplicates(subset=config["ITEM_ID_FIELD"])
     fields, template = _fields_and_template(config, frame, types, path)
     if not fields:

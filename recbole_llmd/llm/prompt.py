@@ -2,7 +2,7 @@
 
 import torch
 
-from recbole_llmd.settings import SettingsError
+from recbole_llmd.errors import SettingsError
 
 PREFIX = "A user's history, one item a line:\n"
 

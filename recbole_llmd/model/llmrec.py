@@ -7,15 +7,15 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from recbole_llmd.atomic_write import atomic_write
 from recbole_llmd.data.item_text import load_item_texts
-from recbole_llmd.distill import chunks
-from recbole_llmd.draws import own_random_draws
-from recbole_llmd.files import whole
+from recbole_llmd.distill import chunked_scores
+from recbole_llmd.errors import SettingsError
 from recbole_llmd.llm import backbone as backbones
-from recbole_llmd.llm.encode import encode_texts, max_positions
-from recbole_llmd.llm.match import TextMatch
 from recbole_llmd.llm.prompt import Prompt
-from recbole_llmd.settings import SettingsError
+from recbole_llmd.llm.text_encoder import encode_texts, max_positions
+from recbole_llmd.llm.text_match import TextMatch
+from recbole_llmd.random_state import isolated_random_state
 
 INITIALIZER_RANGE = 0.02  # of the item vectors, as in RecBole's SASRec
 SHORT = 64  # tokens up to which plain attention is faster on a CPU than the fused kernels
@@ -31,7 +31,7 @@ class LLMRec(SequentialRecommender):
     backbone's output :math:`h` at the last token of an item :math:`i` scores the next one, with a residual connection
     from that item: :math:`z_j = \mathrm{LN}(U h + \mathrm{LN}(v_i))^\top v_j`. The model thus starts from items like
     the last one. With item texts, ``llm_match_rank`` adds the match of the texts to the score
-    (:class:`~recbole_llmd.llm.match.TextMatch`). One pass over a window serves all its positions.
+    (:class:`~recbole_llmd.llm.text_match.TextMatch`). One pass over a window serves all its positions.
 
     An item that has a text and is the target of no training row is known by its text alone: it has no embedding, and
     the loss does not count it among the items that were not chosen.
@@ -41,7 +41,7 @@ class LLMRec(SequentialRecommender):
         super().__init__(config, dataset)
         self.loss_fct = nn.CrossEntropyLoss()
         # The initial weights depend neither on whether the text cache was warm nor on what was built before.
-        with own_random_draws(config["seed"]):
+        with isolated_random_state(config["seed"]):
             self._build(config, dataset)
         self._frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
         self.register_state_dict_post_hook(_drop_frozen)
@@ -147,9 +147,9 @@ class LLMRec(SequentialRecommender):
             vectors: the :meth:`item_vectors`.
 
         Returns:
-            torch.Tensor: what :func:`~recbole_llmd.distill.chunks.product` makes the scores of all items of, with
-            ``vectors`` and the :attr:`fixed_vectors`: ``[n_positions, size (+ text size)]``, in row-major order of
-            ``positions``.
+            torch.Tensor: what :func:`~recbole_llmd.distill.chunked_scores.product` makes the scores of all items of,
+            with ``vectors`` and the :attr:`fixed_vectors`: ``[n_positions, size (+ text size)]``, in row-major order
+            of ``positions``.
         """
         # Histories are padded on the right and the backbone is causal: no attention mask is needed.
         dtype = self.input_dtype
@@ -199,14 +199,14 @@ class LLMRec(SequentialRecommender):
 
     def full_sort_predict(self, interaction):
         output = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return chunks.product(output, self.item_vectors(), self.fixed_vectors)
+        return chunked_scores.product(output, self.item_vectors(), self.fixed_vectors)
 
     def save_adapter(self, folder):
         """Write the LoRA adapter in peft's format and everything else that is trained as ``head.safetensors``.
 
         The folder is complete or not there: it is written under a temporary name and renamed.
         """
-        with whole(folder) as temporary:
+        with atomic_write(folder) as temporary:
             temporary.mkdir()
             backbones.save_lora(self.backbone, temporary)
             save_file(

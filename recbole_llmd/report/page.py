@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from recbole_llmd.files import whole
+from recbole_llmd.atomic_write import atomic_write
 from recbole_llmd.report.table import columns_of
 
 CONTENTS_FROM = 4  # sections: fewer need no table of contents
@@ -93,7 +93,7 @@ def write_page(path, title, intro, sections):
 {"".join(body)}
 </main></body></html>
 """
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recbole_llmd.files import whole
+from recbole_llmd.atomic_write import atomic_write
 
 MISSING = "–"
 
@@ -155,7 +155,7 @@ def terminal_table(rows, columns):
 
 def write_csv(path, rows):
     """Write rows with full precision; one column for every key, in the order of first sight; None is empty."""
-    with whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
@@ -163,7 +163,7 @@ def write_csv(path, rows):
 
 def write_json(path, record):
     """Write a record as JSON; what JSON does not know becomes the nearest it does (NaN and infinity: null)."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(_plain(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -6,18 +6,19 @@ from pathlib import Path
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.trainer import TraditionalTrainer
 
-from recbole_llmd import results
+from recbole_llmd import result_collector
 from recbole_llmd.config import plain_config
-from recbole_llmd.draws import own_random_draws
-from recbole_llmd.report.record import provenance, without_paths
-from recbole_llmd.settings import SettingsError
+from recbole_llmd.errors import SettingsError
+from recbole_llmd.random_state import isolated_random_state
+from recbole_llmd.report.provenance import provenance, without_paths
 from recbole_llmd.trainer.llmrec import save_renamed
-from recbole_llmd.unlearning import IMCorrect, metrics, report
-from recbole_llmd.unlearning.arms import clone
-from recbole_llmd.unlearning.evaluation import Study, drift, inject
-from recbole_llmd.unlearning.judge import retained_loader
-from recbole_llmd.unlearning.mapping.state import interactions
-from recbole_llmd.unlearning.scenarios import scenarios, write_forget_set
+from recbole_llmd.unlearning import Unlearner
+from recbole_llmd.unlearning.evaluation import metrics, report
+from recbole_llmd.unlearning.evaluation.arm_metrics import retained_loader
+from recbole_llmd.unlearning.evaluation.arms import clone
+from recbole_llmd.unlearning.evaluation.scenarios import scenarios, write_forget_set
+from recbole_llmd.unlearning.evaluation.study import Study, drift, inject
+from recbole_llmd.unlearning.mapping.correction import interactions
 
 
 class IMCorrectTrainer(TraditionalTrainer):
@@ -42,7 +43,7 @@ class IMCorrectTrainer(TraditionalTrainer):
             path = Path(self.config["unlearn_dir"]) / f"{self.config['dataset']}-{scenario.label}.forget"
             write_forget_set(path, scenario, dataset)
         inject(self.model, self.config, drawn[0])
-        engine = IMCorrect(self.model, self.config, hashes=False)
+        engine = Unlearner(self.model, self.config, hashes=False)
         for users, items in drawn[0].requests:
             engine.forget(users, items)
         if valid_data:
@@ -55,7 +56,7 @@ class IMCorrectTrainer(TraditionalTrainer):
 
     def _fit_to_the_end(self):
         """Take the choices out of the model that RecBole leaves open (ties, iterations): the start of every arm."""
-        engine = IMCorrect(self.model, self.config, hashes=False)
+        engine = Unlearner(self.model, self.config, hashes=False)
         theirs = engine.B
         receipt = engine.refit()
         self.trained = clone(self.model, engine.mapping)
@@ -79,7 +80,7 @@ class IMCorrectTrainer(TraditionalTrainer):
             record = self._compare(eval_data)
         finally:
             self.model = corrected
-        results.add("unlearning", record)
+        result_collector.add("unlearning", record)
         report.print_summary(record)
         report.write(self.config["unlearn_dir"], record)
         return result
@@ -105,7 +106,7 @@ class IMCorrectTrainer(TraditionalTrainer):
         }
 
     def _evaluate(self, *arguments):
-        with own_random_draws(
+        with isolated_random_state(
             self.config["seed"]
         ):  # RecBole's ADMMSLIM adds noise to its scores: the same for all arms
             return super().evaluate(*arguments)

@@ -10,16 +10,16 @@ from recbole.trainer import Trainer
 from recbole.utils import set_color
 
 from recbole_llmd import config as configs
-from recbole_llmd import results
+from recbole_llmd import result_collector
+from recbole_llmd.atomic_write import atomic_write
 from recbole_llmd.data.windows import WindowLoader, add_row_numbers
 from recbole_llmd.distill.scorers import CRMScorer, LLMScorer
-from recbole_llmd.distill.start import text_start
-from recbole_llmd.distill.teacher import TeacherCache, resolve_topk
-from recbole_llmd.files import whole
-from recbole_llmd.llm.match import whitened
+from recbole_llmd.distill.teacher_cache import TeacherCache, resolve_topk
+from recbole_llmd.distill.text_start import text_start
+from recbole_llmd.llm.text_match import whitened
 from recbole_llmd.trainer.llmrec import adapter_folder, save_renamed
 from recbole_llmd.trainer.objective import Objective
-from recbole_llmd.trainer.side import PartsCollector, SideTrainer
+from recbole_llmd.trainer.side_trainer import PartsCollector, SideTrainer
 
 OTHER = {"CRM": "LLM", "LLM": "CRM"}
 # Keys that change where a run writes and what it shows, not what it computes: a run may be resumed with others.
@@ -102,8 +102,10 @@ class LLMD4RecTrainer(Trainer):
             self._run_phase(
                 index, phases[index], middle, train_data, valid_data, verbose, saved, show_progress, callback_fn
             )
-        results.add("llm", {"best_valid_score": llm.best_valid_score, "best_valid_result": llm.best_valid_result})
-        results.add(
+        result_collector.add(
+            "llm", {"best_valid_score": llm.best_valid_score, "best_valid_result": llm.best_valid_result}
+        )
+        result_collector.add(
             "distillation", {"phases": [phase.label for phase in phases], "CRM": crm.figures, "LLM": llm.figures}
         )
         if saved:
@@ -176,7 +178,7 @@ class LLMD4RecTrainer(Trainer):
 
     def _save_progress(self, index, epoch):
         """Keep everything needed to go on before ``epoch`` of phase ``index`` (None: before the phase begins)."""
-        with whole(self.resume_file) as temporary:
+        with atomic_write(self.resume_file) as temporary:
             torch.save(
                 {
                     "phase": index,
@@ -204,7 +206,7 @@ class LLMD4RecTrainer(Trainer):
         result = super().evaluate(eval_data, load_best_model, model_file, show_progress)
         if eval_data:
             llm = self.sides["LLM"].evaluate(eval_data, load_best_model=False, show_progress=show_progress)
-            results.add("llm", {"test_result": llm})
+            result_collector.add("llm", {"test_result": llm})
         return result
 
 

@@ -1,9 +1,9 @@
 """The trainer of LLMRec run alone."""
 
+from recbole_llmd.atomic_write import atomic_write
 from recbole_llmd.data.windows import add_row_numbers
 from recbole_llmd.distill.scorers import LLMScorer
-from recbole_llmd.files import whole
-from recbole_llmd.trainer.side import SideTrainer
+from recbole_llmd.trainer.side_trainer import SideTrainer
 
 
 class LLMRecTrainer(SideTrainer):
@@ -34,7 +34,7 @@ def adapter_folder(checkpoint):
 def save_renamed(save, trainer, epoch, verbose=True, **kwargs):
     """RecBole's ``_save_checkpoint`` under a temporary name, renamed when it is whole."""
     path = kwargs.pop("saved_model_file", trainer.saved_model_file)
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         save(epoch, verbose=False, saved_model_file=temporary, **kwargs)
     if verbose:
         trainer.logger.info(f"Saving current: {path}")

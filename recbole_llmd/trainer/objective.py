@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from recbole_llmd.data.windows import samples_of
-from recbole_llmd.distill import chunks
+from recbole_llmd.distill import chunked_scores
 from recbole_llmd.distill.losses import rescale
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the sample weights
@@ -95,7 +95,7 @@ class Objective:
             return cross_entropy(chosen_from, targets[part], reduction="none"), *distilled(logits, part)
 
         if self.scorer.windows:
-            losses, *found = chunks.per_sample(both, *self.scorer.factors(interaction))
+            losses, *found = chunked_scores.per_sample(both, *self.scorer.factors(interaction))
             loss = losses.mean()
         else:
             loss, logits = self.scorer.loss_and_logits(interaction, need_logits=taught)

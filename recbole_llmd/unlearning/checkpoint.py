@@ -8,8 +8,8 @@ import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
-from recbole_llmd.files import whole
-from recbole_llmd.settings import SettingsError
+from recbole_llmd.atomic_write import atomic_write
+from recbole_llmd.errors import SettingsError
 from recbole_llmd.unlearning.mapping import mapping_of
 
 
@@ -77,5 +77,5 @@ def save(path, engine):
         "other_parameter": engine.model.other_parameter(),
         "new_tokens": engine.new_tokens,
     }
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(content, temporary, pickle_protocol=4)

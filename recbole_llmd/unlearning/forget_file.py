@@ -2,10 +2,10 @@
 
 import os
 
-from recbole_llmd.data.atomic import read_atomic
-from recbole_llmd.files import whole
-from recbole_llmd.settings import SettingsError
-from recbole_llmd.unlearning.engine import IMCorrect
+from recbole_llmd.atomic_write import atomic_write
+from recbole_llmd.data.atomic_file import read_atomic_file
+from recbole_llmd.errors import SettingsError
+from recbole_llmd.unlearning.unlearner import Unlearner
 
 
 def read_forget_file(path, config):
@@ -24,7 +24,7 @@ def read_forget_file(path, config):
     """
     if not os.path.isfile(path):
         raise SettingsError(f"forget-file = {str(path)!r}: there is no such file.")
-    frame, _ = read_atomic(path, config)
+    frame, _ = read_atomic_file(path, config)
     user, item = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
     if user not in frame.columns:
         raise SettingsError(
@@ -57,14 +57,14 @@ def unlearn(checkpoint, forget_file, out, strict=True):
     Raises:
         SettingsError: if something given is wrong; nothing is written then.
     """
-    engine = IMCorrect.from_checkpoint(checkpoint)
+    engine = Unlearner.from_checkpoint(checkpoint)
     users, items = read_forget_file(forget_file, engine.config)
     if items is None:
         receipt = engine.forget_users(users, strict=strict)
     else:
         receipt = engine.forget(users, items, strict=strict)
     engine.save(out)
-    with whole(f"{out}.receipt.json") as temporary:
+    with atomic_write(f"{out}.receipt.json") as temporary:
         temporary.write_text(receipt.json() + "\n")
     print(
         f"{receipt.model} forgot {len(receipt.users)} interactions ({receipt.skipped} skipped) by {receipt.method} in "

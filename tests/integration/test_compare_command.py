@@ -14,10 +14,10 @@ import pytest
 from recbole.quick_start import run_recbole
 
 from recbole_llmd.cli import main
-from recbole_llmd.compare import cell, runner
-from recbole_llmd.compare.experiment import EVAL_ARGS
-from recbole_llmd.trainer.side import SideTrainer
-from tests.pages import data_of
+from recbole_llmd.comparison import cell, runner
+from recbole_llmd.comparison.experiment import EVAL_ARGS
+from recbole_llmd.trainer.side_trainer import SideTrainer
+from tests.helpers.pages import data_of
 
 REPO = Path(__file__).resolve().parents[2]
 

@@ -4,8 +4,8 @@ import pytest
 
 from recbole_llmd.data.windows import WindowLoader, add_row_numbers, build_windows
 from recbole_llmd.distill.scorers import CRMScorer
-from recbole_llmd.settings import SettingsError
-from tests.contract import CRMContract, compare_with_prefixes
+from recbole_llmd.errors import SettingsError
+from tests.helpers.crm_contract import CRMContract, compare_with_prefixes
 
 
 class TestSASRec(CRMContract):

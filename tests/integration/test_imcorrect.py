@@ -11,7 +11,7 @@ from recbole.utils import get_model, get_trainer
 from recbole_llmd import cli
 from recbole_llmd.unlearning.forget_file import read_forget_file
 from recbole_llmd.unlearning.mapping import mapping_of
-from tests.unlearning import MODELS, evaluate, retained
+from tests.helpers.mapping_models import MODELS, evaluate, retained
 
 ARMS = ["original", "no-op", "X only", "IMCorrect", "SISA", "retrained"]
 
@@ -86,7 +86,7 @@ def test_the_saved_model_is_recboles_own_and_has_forgotten(unlearned, workdir):
 
 def test_a_correction_that_forgets_to_correct_B_is_seen_in_the_figures(unlearned, monkeypatch):
     from recbole_llmd.unlearning.mapping import ease
-    from recbole_llmd.unlearning.mapping.state import Correction
+    from recbole_llmd.unlearning.mapping.correction import Correction
 
     monkeypatch.setattr(ease, "correct", lambda state, change, tolerance: Correction(state.B, "planted bug"))
     arms = by_arm(unlearned("EASE")["unlearning"]["rows"])
@@ -188,7 +188,7 @@ def test_bad_input_is_refused(arguments, message, workdir, capsys, trained):
 
 
 def test_sampled_evaluation_is_refused(unlearned):
-    from recbole_llmd.settings import SettingsError
+    from recbole_llmd.errors import SettingsError
 
     with pytest.raises(SettingsError, match="mode: full"):
         unlearned(

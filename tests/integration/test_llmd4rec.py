@@ -16,8 +16,8 @@ import recbole_llmd
 from recbole_llmd import quick_start
 from recbole_llmd.data.windows import add_row_numbers
 from recbole_llmd.distill.scorers import CRMScorer, LLMScorer
-from recbole_llmd.llm.match import whitened
-from recbole_llmd.settings import SettingsError
+from recbole_llmd.errors import SettingsError
+from recbole_llmd.llm.text_match import whitened
 from recbole_llmd.trainer.llmd4rec import Phase, plan
 
 REPO = Path(__file__).resolve().parents[2]

@@ -11,14 +11,14 @@ import torch
 from recbole.quick_start import run_recbole
 from recbole.utils import get_trainer
 
+from recbole_llmd.data.item_text import load_item_texts
 from recbole_llmd.data.windows import WindowLoader, add_row_numbers, build_windows
 from recbole_llmd.distill.scorers import LLMScorer
-from recbole_llmd.data.item_text import load_item_texts
-from recbole_llmd.llm import encode
+from recbole_llmd.errors import SettingsError
+from recbole_llmd.llm import text_encoder
 from recbole_llmd.model import llmrec
 from recbole_llmd.model.llmrec import LLMRec
-from recbole_llmd.settings import SettingsError
-from tests.contract import compare_with_prefixes
+from tests.helpers.crm_contract import compare_with_prefixes
 
 
 @pytest.fixture
@@ -265,8 +265,8 @@ def test_adapter_of_another_shape_is_refused(build, settings):
 
 def test_text_cache_is_found_again_and_not_used_wrongly(build, settings, tiny_gpt2, monkeypatch, workdir):
     calls = []
-    original = encode._encode
-    monkeypatch.setattr(encode, "_encode", lambda *args: calls.append(1) or original(*args))
+    original = text_encoder._encode
+    monkeypatch.setattr(text_encoder, "_encode", lambda *args: calls.append(1) or original(*args))
     _, _, first = build(settings)
     _, _, again = build(settings)
     assert len(calls) == 1 and torch.equal(first.text, again.text)
@@ -275,7 +275,7 @@ def test_text_cache_is_found_again_and_not_used_wrongly(build, settings, tiny_gp
     assert len(calls) == 2
     build(settings, llm_model=tiny_gpt2)  # another model
     assert len(calls) == 3
-    monkeypatch.setattr(encode, "VERSION", encode.VERSION + 1)  # other code
+    monkeypatch.setattr(text_encoder, "VERSION", text_encoder.VERSION + 1)  # other code
     build(settings)
     assert len(calls) == 4
     assert len(list((workdir / "texts").iterdir())) == 4

@@ -19,7 +19,7 @@ sys.argv = sys.argv[:1]
 import torch, recbole_llmd
 from recbole.quick_start import run_recbole
 from recbole_llmd.trainer.objective import Objective
-from recbole_llmd.trainer.side import SideTrainer
+from recbole_llmd.trainer.side_trainer import SideTrainer
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)

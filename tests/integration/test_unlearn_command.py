@@ -7,8 +7,8 @@ from recbole.quick_start import load_data_and_model
 from recbole.utils import get_model
 
 from recbole_llmd.cli import main
-from recbole_llmd.unlearning import IMCorrect
-from tests.unlearning import MODELS, evaluate, retained
+from recbole_llmd.unlearning import Unlearner
+from tests.helpers.mapping_models import MODELS, evaluate, retained
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_the_corrected_file_gives_the_retrained_metrics(saved, workdir, name, wh
     path, config, (train, _, test), _ = saved(name)
     dataset = train.dataset
     if name == "ItemKNN":  # RecBole's choice among equal similarities is arbitrary: fit with ours on both sides
-        engine = IMCorrect.from_checkpoint(path)
+        engine = Unlearner.from_checkpoint(path)
         engine.refit()
         engine.save(path)
     pairs = list(zip(dataset.inter_feat["user_id"].tolist(), dataset.inter_feat["item_id"].tolist()))
@@ -65,7 +65,7 @@ def test_the_corrected_file_gives_the_retrained_metrics(saved, workdir, name, wh
     rest = retained(dataset, users, items)
     retrained = get_model(name)(config, rest)
     if name == "ItemKNN":
-        IMCorrect(retrained, rest).refit()
+        Unlearner(retrained, rest).refit()
     untouched = load_data_and_model(str(path))[1]
     result = evaluate(loaded_config, model, test_data)
     assert dict(result) == pytest.approx(dict(evaluate(config, retrained, test)), abs=1e-6)

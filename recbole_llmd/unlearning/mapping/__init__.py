@@ -3,7 +3,7 @@
 ``fit(X, params, dtype)``
     The mapping matrix B [n_items, n_items] of the interactions X [n_users, n_items], as RecBole's model defines it.
 ``correct(state, change, tolerance)``
-    B after a change of X, as a :class:`~recbole_llmd.unlearning.mapping.state.Correction`. It may write into
+    B after a change of X, as a :class:`~recbole_llmd.unlearning.mapping.correction.Correction`. It may write into
     ``state.B`` as its last step, if it restores it when that step fails.
 
 and three constants: ``PARAMETERS`` (the keys of RecBole's Config that ``params`` holds), ``MATRIX`` (the attribute of
@@ -14,7 +14,7 @@ value. To add a model, add its file and its name here.
 
 import importlib
 
-from recbole_llmd.settings import SettingsError
+from recbole_llmd.errors import SettingsError
 
 MODELS = {"EASE": "ease", "ItemKNN": "itemknn", "SLIMElastic": "slim", "ADMMSLIM": "admm"}
 

@@ -3,7 +3,7 @@
     ½·|X - XC|² + ½·lambda2·Σ_ij m_i^alpha·C_ij² + lambda1·|C|₁,   diag(C) = 0, C ≥ 0 if positive_only,
 
 with m the items' mean of X, and X centred by m if center_columns. Its columns are those of
-:mod:`~recbole_llmd.unlearning.mapping.quadratic` and are solved to ``TOLERANCE``. RecBole stops after k iterations
+:mod:`~recbole_llmd.unlearning.mapping.slim_columns` and are solved to ``TOLERANCE``. RecBole stops after k iterations
 wherever they are (rho and k decide how far from the optimum, and its checkpoint keeps no dual to go on from), so a
 model that RecBole fitted moves to the optimum at its first correction; :func:`fit` gives the optimum from the start.
 """
@@ -11,8 +11,8 @@ model that RecBole fitted moves to the optimum at its first correction; :func:`f
 import numpy as np
 import scipy.sparse as sp
 
-from recbole_llmd.unlearning.mapping.quadratic import Problem, concerned, solve
-from recbole_llmd.unlearning.mapping.state import Correction
+from recbole_llmd.unlearning.mapping.correction import Correction
+from recbole_llmd.unlearning.mapping.slim_columns import Problem, concerned, solve
 
 PARAMETERS = ("lambda1", "lambda2", "alpha", "positive_only", "center_columns")
 MATRIX = "item_similarity"
@@ -30,7 +30,7 @@ def correct(state, change, tolerance):
     """B after the change: the columns concerned checked against their optimality conditions, the violated re-solved.
 
     Raises:
-        Unsolved: if a column does not reach the tolerance.
+        UnsolvedError: if a column does not reach the tolerance.
     """
     # Centred, every column feels the change of an item's mean.
     columns = None if state.params["center_columns"] else concerned(state, change)

@@ -12,8 +12,9 @@ A change of X changes G by U·S·Uᵀ of low rank with S⁻¹ = S, and P by Wood
 import numpy as np
 import scipy.sparse as sp
 
-from recbole_llmd.unlearning.mapping.cost import cholesky_inverse, low_rank_seconds, refit_seconds
-from recbole_llmd.unlearning.mapping.state import Correction, MappingMismatch, Unsolved, gram, gram_rows
+from recbole_llmd.errors import MappingMismatch, UnsolvedError
+from recbole_llmd.unlearning.mapping.correction import Correction, gram, gram_rows
+from recbole_llmd.unlearning.mapping.cost_model import cholesky_inverse, low_rank_seconds, refit_seconds
 from recbole_llmd.unlearning.mapping.threads import in_parallel
 
 PARAMETERS = ("reg_weight",)
@@ -48,7 +49,7 @@ def correct(state, change, tolerance):
 
     Raises:
         MappingMismatch: if B is not the solution of X (checked at the first correction of a model).
-        Unsolved: if even a fit leaves a residual above ``tolerance``.
+        UnsolvedError: if even a fit leaves a residual above ``tolerance``.
     """
     B, weight = np.asarray(state.B), state.params["reg_weight"]
     diagonal = _diagonal(state.X, B, weight, state.cache, tolerance)
@@ -225,7 +226,7 @@ def _refit(X, params, dtype, tolerance, estimates, reason=None):
     weighted = diagonal[:, None] * probes
     residual = _residual(X, params["reg_weight"], weighted - B @ weighted.astype(B.dtype), probes)
     if not residual <= tolerance:
-        raise Unsolved(
+        raise UnsolvedError(
             f"residual {residual:.1e} of a fit in {B.dtype} above {tolerance:.0e}; a larger reg_weight "
             f"or float64 is needed"
         )

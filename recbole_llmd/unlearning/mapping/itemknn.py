@@ -12,7 +12,8 @@ import functools
 import numpy as np
 import scipy.sparse as sp
 
-from recbole_llmd.unlearning.mapping.state import Correction, MappingMismatch
+from recbole_llmd.errors import MappingMismatch
+from recbole_llmd.unlearning.mapping.correction import Correction
 
 PARAMETERS = ("k", "shrink", "knn_method")
 MATRIX = "w"

@@ -2,15 +2,15 @@
 
     1/(2N)·|x_j - Xc|² + alpha·l1_ratio·|c|₁ + ½·alpha·(1 - l1_ratio)·|c|²,   N = n_users, c_j = 0 if hide_item,
 
-which times N is a column of :mod:`~recbole_llmd.unlearning.mapping.quadratic`. RecBole stops scikit-learn at a duality
-gap of 1e-4; here every column is optimal to ``TOLERANCE``.
+which times N is a column of :mod:`~recbole_llmd.unlearning.mapping.slim_columns`. RecBole stops scikit-learn at a
+duality gap of 1e-4; here every column is optimal to ``TOLERANCE``.
 """
 
 import numpy as np
 import scipy.sparse as sp
 
-from recbole_llmd.unlearning.mapping.quadratic import Problem, concerned, solve
-from recbole_llmd.unlearning.mapping.state import Correction
+from recbole_llmd.unlearning.mapping.correction import Correction
+from recbole_llmd.unlearning.mapping.slim_columns import Problem, concerned, solve
 
 PARAMETERS = ("alpha", "l1_ratio", "positive_only", "hide_item")
 MATRIX = "item_similarity"
@@ -28,7 +28,7 @@ def correct(state, change, tolerance):
     """B after the change: the columns concerned checked against their optimality conditions, the violated re-solved.
 
     Raises:
-        Unsolved: if a column does not reach the tolerance.
+        UnsolvedError: if a column does not reach the tolerance.
     """
     columns = concerned(state, change)
     C, resolved, violation = solve(_problem(change.X, state.params), state.B, tolerance, columns)

@@ -1,0 +1,382 @@
+"""The figures of unlearning against hand-computed cases and oracles that share no code, and on real models."""
+
+import copy
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from recbole.utils import get_model
+from scipy.spatial.distance import jensenshannon
+from sklearn.metrics import roc_auc_score
+
+from recbole_llmd.unlearning import Unlearner
+from recbole_llmd.unlearning.evaluation import metrics
+from recbole_llmd.unlearning.mapping.correction import Correction
+from tests.helpers.mapping_models import dense, retained
+
+R = np.array([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
+A = np.array([[3.0, 0.0, 0.0], [0.0, 4.0, -2.5]])
+FORMATS = [np.asarray, np.asmatrix, sp.csr_matrix, sp.csc_matrix, sp.coo_array]
+
+
+def random_case(seed, users=40, items=25, masked=0.3):
+    """Scores with many ties, and a mask with the padding; user 0 has nothing to choose from, user 1 two items."""
+    rng = np.random.default_rng(seed)
+    scores, mask = rng.integers(-4, 5, (users, items)) / 2, rng.random((users, items)) < masked
+    mask[:, 0] = mask[0] = mask[1] = True
+    mask[1, [3, 7]] = False
+    return scores, mask
+
+
+# --- distances --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("of_reference", FORMATS)
+@pytest.mark.parametrize("of_A", FORMATS)
+def test_distances_by_hand(of_A, of_reference):
+    assert metrics.relative_frobenius(of_A(A), of_reference(R)) == 2.5 / 5
+    assert metrics.max_abs(of_A(A), of_reference(R)) == 2.5
+    assert metrics.relative_frobenius(of_A(R), of_reference(R)) == metrics.max_abs(of_A(R), of_reference(R)) == 0
+    nothing = of_reference(np.zeros((2, 3)))
+    assert metrics.relative_frobenius(of_A(A), nothing) == math.inf
+    assert metrics.relative_frobenius(of_A(np.zeros((2, 3))), nothing) == 0
+    assert metrics.max_abs(of_A(A), nothing) == 4
+
+
+def test_distances_of_many_blocks_are_numpys(monkeypatch):
+    monkeypatch.setattr(metrics, "BLOCK", 100)
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((53, 17)).astype(np.float32) * (rng.random((53, 17)) < 0.4) for _ in range(2))
+    exact = np.linalg.norm(a.astype(float) - b) / np.linalg.norm(b.astype(float))
+    for left in (a, sp.csr_matrix(a)):
+        for right in (b, sp.csc_matrix(b)):
+            assert metrics.relative_frobenius(left, right) == pytest.approx(exact, rel=1e-12)
+            assert metrics.max_abs(left, right) == np.abs(a.astype(float) - b).max()
+
+
+def test_distances_add_repeated_entries_and_leave_their_arguments_alone():
+    twice = sp.csr_matrix((np.array([1.0, 2.0]), np.array([1, 1]), np.array([0, 2])), shape=(1, 2))
+    assert metrics.relative_frobenius(sp.csr_matrix([[0.0, 6.0]]), twice) == 1
+    assert twice.nnz == 2
+
+
+def test_distances_keep_nan_and_refuse_other_shapes():
+    broken = A.copy()
+    broken[0, 1] = np.nan
+    assert math.isnan(metrics.relative_frobenius(broken, R)) and math.isnan(metrics.max_abs(broken, R))
+    with pytest.raises(ValueError, match="shapes"):
+        metrics.max_abs(A, R[:1])  # NumPy would broadcast
+
+
+@pytest.mark.parametrize("figure", [metrics.relative_frobenius, metrics.max_abs])
+def test_distances_copy_no_matrix_whole(figure, monkeypatch):
+    monkeypatch.setattr(metrics, "BLOCK", 10_000)
+    large = np.ones((1000, 1000), np.float32)
+    sparse = sp.identity(100_000, format="csr")  # dense: 80 GB
+    tracemalloc.start()
+    figure(large, large)
+    peak = tracemalloc.get_traced_memory()[1]
+    assert figure(sparse, sparse) == 0
+    tracemalloc.stop()
+    assert peak < large.nbytes / 2
+
+
+# --- top lists --------------------------------------------------------------------------------------------------------
+
+
+def test_top_k_by_hand():
+    scores = np.array([[9.0, 1.0, 5.0, 5.0, 7.0], [9.0, 2.0, 2.0, 2.0, 2.0], [1.0, 2.0, 3.0, 4.0, 5.0]])
+    mask = np.array([[1, 0, 0, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 0, 1]], bool)
+    assert metrics.top_k(scores, 2, mask).tolist() == [[4, 2], [1, 2], [3, -1]]
+    assert metrics.top_k(scores, 6, mask).tolist() == [
+        [4, 2, 3, 1, -1, -1],
+        [1, 2, 3, 4, -1, -1],
+        [3, -1, -1, -1, -1, -1],
+    ]
+
+
+@pytest.mark.parametrize("k", [1, 3, 10, 25, 40])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+def test_top_k_is_sorting(k, dtype, monkeypatch):
+    monkeypatch.setattr(metrics, "BLOCK", 130)
+    scores, mask = random_case(k)
+    scores = (scores * 2).astype(dtype)
+    if dtype is not np.int64:
+        scores[5, 4:9], scores[6] = -np.inf, -np.inf  # a score of its own, not the mask
+    expected = []
+    for row, masked in zip(scores, mask, strict=True):
+        items = sorted((i for i in range(len(row)) if not masked[i]), key=lambda i: (-row[i], i))
+        expected.append((items + [-1] * k)[:k])
+    assert metrics.top_k(scores, k, mask).tolist() == expected
+
+
+def test_top_k_refuses_nan():
+    with pytest.raises(ValueError, match="NaN"):
+        metrics.top_k(np.array([[1.0, np.nan]]), 1, np.zeros((1, 2), bool))
+    assert metrics.top_k(np.array([[1.0, np.nan]]), 1, np.array([[False, True]])).tolist() == [[0]]
+
+
+def test_overlap_by_hand():
+    top = np.array([[1, 2, 3, 4], [5, 6, -1, -1], [-1] * 4, [7, -1, -1, -1]])
+    reference = np.array([[4, 9, 1, 8], [6, 5, -1, -1], [-1] * 4, [7, 8, -1, -1]])
+    assert metrics.overlap(top, reference) == pytest.approx((2 / 4 + 2 / 2 + 1 / 2) / 3)
+    assert metrics.overlap(top[2:3], reference[2:3]) is None
+
+
+def test_overlap_is_counting():
+    (a, mask), (b, _) = random_case(1), random_case(2)
+    tops = metrics.top_k(a, 6, mask), metrics.top_k(b, 6, mask)
+    shares = [len(set(x) & set(y)) / 6 for x, y in zip(*(top[2:].tolist() for top in tops), strict=True)]
+    assert metrics.overlap(*tops) == pytest.approx(
+        (sum(shares) + 1) / (len(shares) + 1)
+    )  # user 1: both have the same two
+
+
+def test_forget_recall_by_hand():
+    top = np.array([[1, 2], [3, -1]])
+    assert metrics.forget_recall(top, np.array([0, 0, 1, 1]), np.array([1, 3, 3, 1])) == 0.5
+    assert metrics.forget_recall(top, [1, 1, 1, 0], [3, 1, 2, 3]) == 0.25
+    assert metrics.forget_recall(top, np.array([], int), np.array([], int)) is None
+
+
+def test_exposure_by_hand():
+    top = np.array([[1, 2, 3, 4], [5, 1, -1, -1], [-1] * 4])
+    assert metrics.exposure(top, [1, 3, 4, 99]) == (3 / 4 + 1 / 2) / 2
+    assert metrics.exposure(top, []) == 0
+    assert metrics.exposure(top, [-1, 5]) == (0 + 1 / 2) / 2  # the filling is no item
+    assert metrics.exposure(top[2:], [1]) is None
+
+
+def test_target_hit_rate_by_hand():
+    top = np.array([[1, 2], [2, 3], [4, -1]])
+    eligible = np.ones((3, 6), bool)
+    assert metrics.target_hit_rate(top, [2, 4], eligible) == 3 / 6
+    eligible[0, 4] = eligible[2, 4] = False  # one that was missed, one that was hit
+    assert metrics.target_hit_rate(top, np.array([2, 4]), eligible) == 2 / 4
+    assert metrics.target_hit_rate(top, [5, 2], eligible) == 2 / 6
+    assert metrics.target_hit_rate(top, [2], np.zeros((3, 6), bool)) is None
+    assert metrics.target_hit_rate(top, [], eligible) is None
+
+
+# --- distributions ----------------------------------------------------------------------------------------------------
+
+
+def test_js_divergence_by_hand():
+    scores, reference = np.log([[0.5, 0.5, 1e9], [0.2, 0.8, 1e9]]), np.log([[0.25, 0.75, 1.0], [0.2, 0.8, 1.0]])
+    mask = np.array([[0, 0, 1], [0, 0, 1]], bool)
+    p, q = (0.5, 0.5), (0.25, 0.75)
+    m = (0.375, 0.625)
+    js = sum(0.5 * a * math.log2(a / c) + 0.5 * b * math.log2(b / c) for a, b, c in zip(p, q, m, strict=True))
+    assert metrics.js_divergence(scores, reference, mask) == pytest.approx(js / 2)  # the second user's is 0
+    assert metrics.js_divergence(np.array([[900.0, 0]]), np.array([[0, 900.0]]), mask[:1, :2]) == 1
+    assert metrics.js_divergence(scores, scores, mask) == 0
+    assert metrics.js_divergence(scores, reference, np.ones((2, 3), bool)) is None
+
+
+def test_js_divergence_is_scipys(monkeypatch):
+    monkeypatch.setattr(metrics, "BLOCK", 130)
+    (a, mask), (b, _) = random_case(3), random_case(4)
+    expected = [
+        jensenshannon(np.exp(x[~out]), np.exp(y[~out]), base=2) ** 2
+        for x, y, out in zip(a[1:], b[1:], mask[1:], strict=True)
+    ]
+    assert metrics.js_divergence(a, b, mask) == pytest.approx(np.mean(expected), rel=1e-9)
+    nearly = metrics.js_divergence(a, a + 1e-9 * b, mask)
+    assert 0 <= nearly < 1e-12  # rounding gives no distance below zero
+    assert metrics.js_divergence(a.astype(np.float32), b, mask) == pytest.approx(np.mean(expected), rel=1e-6)
+
+
+# --- membership -------------------------------------------------------------------------------------------------------
+
+
+def test_negatives_are_new_to_the_user_and_near_in_popularity():
+    rng = np.random.default_rng(0)
+    known = sp.csr_matrix(rng.random((300, 90)) < np.linspace(0.02, 0.6, 90)[rng.permutation(90)]).astype(np.float32)
+    known = known - known.multiply(sp.csr_matrix((np.ones(300), (np.arange(300), np.zeros(300, int))), known.shape))
+    known.eliminate_zeros()
+    popularity = (known.toarray() > 0).sum(axis=0)
+    pick = rng.choice(known.nnz, 400, replace=False)
+    users, items = known.tocoo().row[pick], known.tocoo().col[pick]
+    negatives = metrics.matched_negatives(known, users, items, np.random.default_rng(1))
+    for user, item, negative in zip(users, items, negatives, strict=True):
+        free = [j for j in range(1, 90) if known[user, j] == 0]
+        reach = sorted(abs(popularity[j] - popularity[item]) for j in free)[4]
+        assert negative in free and abs(popularity[negative] - popularity[item]) <= reach
+    again = metrics.matched_negatives(known, users, items, np.random.default_rng(1))
+    other = metrics.matched_negatives(known, users, items, np.random.default_rng(2))
+    times = 1 + (known.tocoo().row < 150)  # some entries stored twice: nobody is more popular for it
+    ends = np.append(0, np.cumsum(times))[known.indptr]
+    twice = sp.csr_matrix((np.ones(times.sum()), np.repeat(known.indices, times), ends), known.shape)
+    assert (negatives == metrics.matched_negatives(twice, users, items, np.random.default_rng(1))).all()
+    assert (negatives == again).all() and (negatives != other).mean() > 0.3
+
+
+def test_negatives_are_drawn_among_all_that_are_equally_near():
+    known = np.zeros((40, 32))
+    known[np.arange(30), np.arange(1, 31)] = 1  # thirty items of popularity one
+    known[:, 31] = 1
+    drawn = metrics.matched_negatives(
+        sp.csr_matrix(known), np.full(2000, 3), np.full(2000, 4), np.random.default_rng(0)
+    )
+    assert set(drawn) == set(range(1, 31)) - {4} and np.bincount(drawn).max() < 150
+
+
+def test_negatives_where_hardly_any_is_left():
+    known = sp.csr_matrix(np.array([[0, 1, 1, 1], [0, 1, 0, 1], [0, 1, 0, 0]]))
+    negatives = metrics.matched_negatives(known, [0, 1, 0, 2], [1, 3, 2, 1], np.random.default_rng(0))
+    assert negatives[:3].tolist() == [-1, 2, -1] and negatives[3] in (2, 3)
+    zero = sp.csr_matrix((np.array([1.0, 1.0, 0.0]), np.array([1, 2, 3]), np.array([0, 3])), shape=(1, 4))
+    assert metrics.matched_negatives(zero, [0], [1], np.random.default_rng(0)).tolist() == [3]
+    assert metrics.matched_negatives(known, [], [], np.random.default_rng(0)).tolist() == []
+
+
+@pytest.mark.parametrize("of_B", FORMATS[:4])
+def test_pair_scores_by_hand(of_B):
+    X = sp.csr_matrix(np.array([[0.0, 2.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
+    B = of_B(np.array([[9.0, 9.0, 9.0], [9.0, 0.5, 3.0], [9.0, 4.0, 7.0]]))
+    users, items = np.array([0, 0, 1, 2]), np.array([1, 2, 1, 1])
+    assert metrics.served_scores(X, B, users, items).tolist() == [2 * 0.5 + 4, 2 * 3 + 7, 0, 4]
+    assert metrics.probe_scores(X, B, users, items).tolist() == [4, 2 * 3, 0, 4]
+    assert X.nnz == 3
+    with pytest.raises(ValueError, match="-1"):
+        metrics.served_scores(X, B, [0], [-1])
+
+
+@pytest.mark.parametrize("of_B", FORMATS[:4])
+def test_pair_scores_are_the_product(of_B, monkeypatch):
+    monkeypatch.setattr(metrics, "PAIRS", 7)
+    rng = np.random.default_rng(5)
+    X = (rng.random((30, 20)) < 0.3) * rng.integers(1, 4, (30, 20)).astype(float)
+    B = rng.standard_normal((20, 20)) * (rng.random((20, 20)) < 0.5)
+    users, items = rng.integers(0, 30, 45), rng.integers(0, 20, 45)
+    without = X[users].copy()
+    without[np.arange(45), items] = 0
+    served = metrics.served_scores(sp.csr_matrix(X), of_B(B), users, items)
+    probed = metrics.probe_scores(sp.csr_matrix(X), of_B(B), users, items)
+    np.testing.assert_allclose(served, (X @ B)[users, items], atol=1e-12)
+    np.testing.assert_allclose(probed, (without @ B)[np.arange(45), items], atol=1e-12)
+
+
+def test_membership_auc():
+    assert metrics.membership_auc([3, 1, 2], [2, 0]) == (2 + 1 + 1.5) / 6
+    assert metrics.membership_auc([5.0], [1.0, 2.0]) == 1 and metrics.membership_auc([0, 0], [0, 0, 0]) == 0.5
+    assert metrics.membership_auc([], [1.0]) is None and metrics.membership_auc([1.0], []) is None
+    rng = np.random.default_rng(0)
+    members, others = rng.integers(0, 12, 70) / 4, rng.integers(0, 9, 110) / 4
+    expected = roc_auc_score(np.repeat([1, 0], [70, 110]), np.append(members, others))
+    assert metrics.membership_auc(members, others) == pytest.approx(expected, rel=1e-12)
+
+
+# --- cost -------------------------------------------------------------------------------------------------------------
+
+
+def test_request_seconds():
+    assert metrics.request_seconds([4.0, 1.0, 3.0, 2.0, 5.0]) == {"p50": 3, "p90": pytest.approx(4.6), "total": 15}
+    assert metrics.request_seconds([]) == {"p50": None, "p90": None, "total": 0}
+
+
+def test_break_even_by_hand():
+    assert metrics.break_even([1, 10, 100], [0.1, 1.0, 10.0], 10**0.5) == pytest.approx(10**1.5)  # t = s / 10
+    assert metrics.break_even([100, 1, 10], [10.0, 0.1, 1.0], 10**0.5) == pytest.approx(10**1.5)
+    assert metrics.break_even([1, 10, 100], [0.1, 1.0, 10.0], 1.0) == pytest.approx(10)
+    assert metrics.break_even([2, 32], [1.0, 16.0**2], 16.0) == pytest.approx(8)  # t = (s / 2)²
+    assert metrics.break_even([1, 10, 100], [1.0, 2.0, 3.0], 3.1) is None
+    assert metrics.break_even([4, 8], [5.0, 9.0], 5.0) == 4  # at the smallest size already
+    assert metrics.break_even([1, 2, 4, 8], [1.0, 3.0, 1.0, 3.0], 2.0) == pytest.approx(
+        2 ** (math.log(2) / math.log(3))
+    )
+
+
+def test_break_even_of_special_measurements():
+    assert metrics.break_even([7], [1.0], 2.0) is None and metrics.break_even([7], [2.0], 1.0) == 7
+    assert metrics.break_even([], [], 1.0) is None
+    assert metrics.break_even([1, 10, 100], [1.0, 1.0, 1.0], 1.0) == 1
+    assert metrics.break_even([1, 10, 100], [1.0, 1.0, 1.0], 2.0) is None
+    assert metrics.break_even([1, 10, 100], [1.0, 1.0, 4.0], 2.0) == pytest.approx(10**1.5)
+    assert metrics.break_even([4, 4, 64, 64], [0.5, 2.0, 1.0, 64.0], 2.0**1.5) == pytest.approx(16)  # means: 1 and 8
+    assert metrics.break_even([1, 100], [1.0, 1.0], [10.0, 0.1]) == pytest.approx(10)  # retraining gets faster
+    with pytest.raises(ValueError, match="above 0"):
+        metrics.break_even([0, 1], [1.0, 2.0], 1.0)
+
+
+# --- on real models ---------------------------------------------------------------------------------------------------
+
+
+def half_of(X, seed=0):
+    """Half of all interactions, as pairs: about 370 on the tiny dataset."""
+    picked = np.random.default_rng(seed).choice(X.nnz, X.nnz // 2, replace=False)
+    coo = X.tocoo()
+    return coo.row[picked].astype(np.int64), coo.col[picked].astype(np.int64)
+
+
+def retrained(name, config, dataset, users, items):
+    """X and B of RecBole's own class on the retained interactions; ItemKNN's ties are decided by item id."""
+    model = get_model(name)(config, retained(dataset, users.tolist(), items.tolist()))
+    engine = Unlearner(model, dataset)
+    if name == "ItemKNN":
+        engine.refit()
+    return engine.X, engine.B
+
+
+def corrected(model, dataset, mode, users, items):
+    engine = Unlearner(copy.deepcopy(model), dataset, mode=mode)
+    engine.forget(users, items)
+    return engine.X, engine.B
+
+
+@pytest.mark.parametrize("name, served_margin, probe_margin", [("EASE", 0.15, 0.15), ("ItemKNN", 0.06, 0.04)])
+def test_a_membership_attack_finds_what_a_model_remembers(trained, name, served_margin, probe_margin):
+    config, loaders, model = trained(name)
+    dataset = loaders[0].dataset
+    known = sum(loader.dataset.inter_matrix(form="csr") for loader in loaders)
+    X = Unlearner(model, dataset).X.copy()
+    users, items = half_of(X)
+    negatives = metrics.matched_negatives(known, users, items, np.random.default_rng(0))
+    assert (negatives > 0).all()
+
+    def attack(X_of_arm, B):
+        scores = ([metrics.served_scores(X_of_arm, B, users, i) for i in (items, negatives)],
+                  [metrics.probe_scores(X, B, users, i) for i in (items, negatives)])  # fmt: skip
+        return [metrics.membership_auc(*pair) for pair in scores]
+
+    served, probe = attack(*retrained(name, config, dataset, users, items))
+    no_op_served, no_op_probe = attack(*corrected(model, dataset, "none", users, items))
+    assert no_op_served > served + served_margin and no_op_probe > probe + probe_margin
+    _, x_only_probe = attack(*corrected(model, dataset, "interaction", users, items))
+    assert x_only_probe > probe + probe_margin
+    exact = attack(*corrected(model, dataset, "mapping", users, items))
+    # EASE is float32: two scores may change places. ItemKNN's counts are whole numbers.
+    assert exact == pytest.approx([served, probe], abs=1e-3 if name == "EASE" else 0)
+
+
+@pytest.mark.parametrize("name", ["EASE", "ItemKNN"])
+def test_correcting_X_alone_is_visible(trained, name, monkeypatch):
+    config, (train, _, _), model = trained(name)
+    users, items = half_of(Unlearner(model, train.dataset).X)
+    reference_X, reference_B = retrained(name, config, train.dataset, users, items)
+    history = dense(reference_X) > 0
+    history[:, 0] = True
+
+    def figures(X, B):
+        scores, reference = np.asarray(X @ dense(B)), np.asarray(reference_X @ dense(reference_B))
+        tops = [metrics.top_k(S[1:], 10, history[1:]) for S in (scores, reference)]
+        return {
+            "X": abs(X - reference_X).sum(),
+            "B": metrics.relative_frobenius(B, reference_B),
+            "scores": metrics.relative_frobenius(scores, reference),
+            "overlap": metrics.overlap(*tops),
+            "js": metrics.js_divergence(scores[1:], reference[1:], history[1:]),
+        }
+
+    right = figures(*corrected(model, train.dataset, "mapping", users, items))
+    assert right["X"] == 0 and right["B"] < 1e-5 and right["scores"] < 1e-5
+    assert right["overlap"] > 0.999 and right["js"] < 1e-9
+
+    mapping = Unlearner(model, train.dataset).mapping
+    monkeypatch.setattr(mapping, "correct", lambda state, change, tolerance: Correction(state.B, "planted bug"))
+    wrong = figures(*corrected(model, train.dataset, "mapping", users, items))
+    assert wrong["X"] == 0  # what looks at X alone finds nothing
+    assert wrong["B"] > 0.5 and wrong["scores"] > 0.3
+    assert wrong["overlap"] < 0.9 and wrong["js"] > 1e-3

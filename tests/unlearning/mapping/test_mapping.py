@@ -1,0 +1,231 @@
+"""The corrections of the mapping models against oracles that share no code with them."""
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from sklearn.linear_model import ElasticNet, Lasso
+
+from recbole_llmd.errors import MappingMismatch, UnsolvedError
+from recbole_llmd.unlearning.mapping import MODELS, admm, itemknn, mapping_of, slim, slim_columns
+from tests.helpers.mapping_cases import FITTED, KNN, SLIM, changes, corrected, interactions, quick
+from tests.helpers.mapping_models import dense
+
+
+def knn_by_hand(X, k, shrink):
+    """Every pair of items, one at a time, in float32; sorted by similarity, then by item id."""
+    X = X.astype(np.float32)
+    n, norms = X.shape[1], np.sqrt((X * X).sum(axis=0))
+    w = np.zeros((n, n), np.float32)
+    for j in range(n):
+        similar = [
+            (float(X[:, i] @ X[:, j] * (1 / (norms[i] * norms[j] + shrink + 1e-6))), i)
+            for i in range(n)
+            if i != j and X[:, i] @ X[:, j] > 0
+        ]
+        for value, i in sorted(similar, key=lambda pair: (-pair[0], pair[1]))[:k]:
+            w[i, j] = value
+    return w
+
+
+def slim_by_sklearn(X, params):
+    """scikit-learn's ElasticNet as RecBole calls it, but run to the end."""
+    B = np.zeros((X.shape[1],) * 2)
+    model = ElasticNet(
+        alpha=params["alpha"],
+        l1_ratio=params["l1_ratio"],
+        positive=params["positive_only"],
+        fit_intercept=False,
+        max_iter=100000,
+        tol=1e-15,
+    )
+    for j in range(X.shape[1]):
+        others = X.copy()
+        if params["hide_item"]:
+            others[:, j] = 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            B[:, j] = model.fit(others, X[:, j]).coef_
+    return B
+
+
+def admm_by_sklearn(X, params):
+    """The weighted ridge term as extra rows of a Lasso."""
+    means = X.mean(axis=0)
+    ridge = params["lambda2"] * means ** params["alpha"]
+    X = X - means if params["center_columns"] else X
+    rows = np.vstack([X, np.diag(np.sqrt(ridge))])
+    B = np.zeros((X.shape[1],) * 2)
+    model = Lasso(
+        alpha=params["lambda1"] / len(rows),
+        positive=params["positive_only"],
+        fit_intercept=False,
+        max_iter=100000,
+        tol=1e-15,
+    )
+    for j in range(X.shape[1]):
+        others = rows.copy()
+        others[:, j] = 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            B[:, j] = model.fit(others, np.append(X[:, j], np.zeros(len(ridge)))).coef_
+    return B
+
+
+# --- EASE -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("params", [KNN, {**KNN, "k": 1}, {**KNN, "k": 50}, {**KNN, "shrink": 2.5}])
+@given(changes(highest=2))
+@quick
+def test_itemknn_has_the_bits_of_a_brute_force_top_k(params, change):
+    before, after = change
+    for X in change:
+        expected = knn_by_hand(X, params["k"], params["shrink"])
+        assert np.array_equal(itemknn.fit(sp.csr_matrix(X), params).toarray(), expected)
+    result = corrected(itemknn, params, before, after, dtype=np.float32, tolerance=0.0)
+    assert np.array_equal(result.B.toarray(), expected)
+    assert result.B.format == "csc" and result.B.has_canonical_format
+
+
+def test_itemknn_recomputes_only_columns_that_need_it():
+    before = interactions(0, users=300, items=60, density=0.15)
+    after = before.copy()
+    after[5] = 0
+    result = corrected(itemknn, {**KNN, "k": 10}, before, after, dtype=np.float32, tolerance=0.0)
+    counts = [int(result.method.split(word)[0].split()[-1]) for word in (" columns merged", " columns recomputed")]
+    assert counts[0] > counts[1]
+    assert np.array_equal(result.B.toarray(), knn_by_hand(after, 10, 0.0))
+
+
+def test_itemknn_decides_ties_by_item_id_in_blocks_of_any_size(monkeypatch):
+    X = np.zeros((5, 9))
+    X[1:, 1:] = 1  # all similarities equal
+    for entries in (1, 7, 1 << 20):
+        monkeypatch.setattr(itemknn, "ENTRIES", entries)
+        w = itemknn.fit(sp.csr_matrix(X), {**KNN, "k": 3})
+        assert [w[:, j].indices.tolist() for j in (1, 2, 8)] == [[2, 3, 4], [1, 3, 4], [1, 2, 3]]
+
+
+def test_itemknn_takes_a_model_that_differs_in_ties_and_refuses_any_other():
+    X = np.zeros((5, 9))
+    X[1:, 1:] = 1
+    w = itemknn.fit(sp.csr_matrix(X), {**KNN, "k": 3}).tolil()
+    w[8, 1], w[2, 1] = w[2, 1], 0
+    after = X.copy()
+    after[1, 1] = 0
+    result = corrected(itemknn, {**KNN, "k": 3}, X, after, B=w.tocsc(), dtype=np.float32, tolerance=0.0)
+    assert result.notes[0].startswith("1 columns had a tie")
+    assert np.array_equal(result.B.toarray(), knn_by_hand(after, 3, 0.0))
+    w[8, 1] = 0.5
+    with pytest.raises(MappingMismatch):
+        corrected(itemknn, {**KNN, "k": 3}, X, after, B=w.tocsc(), dtype=np.float32, tolerance=0.0)
+
+
+# --- SLIMElastic and ADMMSLIM -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module, params", FITTED[1:4])
+@given(changes(highest=2))
+@settings(quick, max_examples=8)
+def test_slim_is_sklearns_elastic_net_after_any_change(module, params, change):
+    before, after = change
+    expected = slim_by_sklearn(after, params)
+    for cache in ({}, {"own": before.shape}):
+        assert np.abs(dense(corrected(module, params, before, after, cache=cache).B) - expected).max() < 1e-8
+
+
+@pytest.mark.parametrize("params", [p for module, p in FITTED if module is admm])
+@given(changes())
+@settings(quick, max_examples=8)
+def test_admm_is_a_lasso_with_ridge_rows_after_any_change(params, change):
+    before, after = change
+    expected = admm_by_sklearn(after, params)
+    assert np.abs(dense(corrected(admm, params, before, after).B) - expected).max() < 1e-8
+
+
+@pytest.mark.parametrize("module, params", FITTED)
+@given(changes(highest=2))
+@settings(quick, max_examples=15)
+def test_a_correction_equals_a_fit_from_scratch(module, params, change):
+    before, after = change
+    for dtype, allowed in ((np.float64, 1e-9), (np.float32, 1e-4)):
+        expected = dense(module.fit(sp.csr_matrix(after), params, np.float64))
+        for cache in ({}, {"own": before.shape}):
+            found = dense(corrected(module, params, before, after, dtype=dtype, cache=cache).B)
+            assert found.dtype == dtype
+            assert np.linalg.norm(found - expected) <= allowed * max(np.linalg.norm(expected), 1e-3)
+
+
+@pytest.mark.parametrize("module, params", FITTED[1:5])  # the last is centred, which connects all items
+def test_a_warm_start_solves_only_what_the_change_violates(module, params):
+    before = np.zeros((61, 21))
+    before[1:31, 1:11], before[31:, 11:] = interactions(0, 31, 11)[1:, 1:], interactions(1, 31, 11)[1:, 1:]
+    after = before.copy()
+    after[40] = 0
+    result = corrected(module, params, before, after)
+    assert 0 < int(result.method.split()[2]) <= 10  # the items of the other users are left alone
+    assert corrected(module, params, before, before).method.startswith("warm start: 0 of")
+
+
+@pytest.mark.parametrize("module, params", FITTED[1:])
+def test_only_the_columns_concerned_are_checked_once_the_others_are_known_to_be_optimal(module, params, monkeypatch):
+    before = np.zeros((61, 21))
+    before[1:31, 1:11], before[31:, 11:] = interactions(0, 31, 11)[1:, 1:], interactions(1, 31, 11)[1:, 1:]
+    after = before.copy()
+    after[40] = 0
+    checked, gradient = set(), slim_columns.Problem.gradient
+    monkeypatch.setattr(
+        slim_columns.Problem, "gradient", lambda self, C, columns: checked.update(columns) or gradient(self, C, columns)
+    )
+    first = module.fit(sp.csr_matrix(before), params, np.float64)
+    everything = set(range(21))
+    for shape, expected in (((60, 21), everything), ((61, 21), everything if params is FITTED[-1][1] else None)):
+        checked.clear()
+        result = corrected(module, params, before, after, B=first, cache={"own": shape})
+        assert result.cache == {"own": (61, 21)}
+        assert checked == expected if expected else 0 < len(checked) and min(checked) > 10
+
+
+def test_a_column_that_does_not_reach_the_tolerance_is_an_error(monkeypatch):
+    monkeypatch.setattr("recbole_llmd.unlearning.mapping.slim_columns.ROUNDS", 1)
+    with pytest.raises(UnsolvedError, match="tolerance"):
+        slim.fit(sp.csr_matrix(interactions(0)), SLIM)
+
+
+def test_lasso_with_equal_items_still_reaches_its_optimum():
+    before = interactions(4)
+    before[:, 5] = before[:, 4]  # without ridge the shares of the two are arbitrary
+    after = before.copy()
+    after[7] = 0
+    params = {**SLIM, "l1_ratio": 1.0, "alpha": 0.01}
+    B = dense(corrected(slim, params, before, after, tolerance=1e-9).B)
+
+    def loss(B):
+        return 0.5 * ((after - after @ B) ** 2).sum() + len(after) * params["alpha"] * np.abs(B).sum()
+
+    assert abs(loss(B) - loss(slim_by_sklearn(after, params))) < 1e-6
+
+
+# --- all --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module, params", [*FITTED, (itemknn, KNN)])
+def test_forgetting_everything_and_learning_it_again(module, params):
+    X, nothing = interactions(7), np.zeros_like(interactions(7))
+    dtype = np.float32 if module is itemknn else np.float64
+    tolerance = module.TOLERANCE[np.dtype(dtype).name]
+    empty = corrected(module, params, X, nothing, dtype=dtype, tolerance=tolerance)
+    assert not dense(empty.B).any()
+    back = corrected(module, params, nothing, X, dtype=dtype, B=empty.B, cache=empty.cache, tolerance=tolerance)
+    expected = dense(module.fit(sp.csr_matrix(X), params, dtype))
+    assert np.abs(dense(back.B) - expected).max() < 1e-9
+
+
+def test_every_mapping_model_has_what_the_engine_reads():
+    for name in MODELS:
+        module = mapping_of(name)
+        assert callable(module.fit) and callable(module.correct) and "float32" in module.TOLERANCE
+        assert module.MATRIX and module.PARAMETERS

@@ -1,0 +1,394 @@
+"""IMCorrect on RecBole's own models: requests, modes, errors, sequences, receipts."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recbole_llmd.errors import SettingsError
+from recbole_llmd.unlearning import Unlearner, fingerprint
+from recbole_llmd.unlearning.mapping import ease, itemknn
+from tests.helpers.mapping_models import MODELS, dense
+
+
+def engine_of(trained, name, **settings):
+    config, loaders, model = trained(name)
+    return Unlearner(model, loaders[0].dataset, **settings)
+
+
+def snapshot(engine):
+    return engine.X.copy(), copy.deepcopy(engine.B), engine.model.n_users, engine.model.n_items
+
+
+def assert_as_it_was(engine, before, exactly=True):
+    X, B, n_users, n_items = before
+    assert (engine.model.n_users, engine.model.n_items) == (n_users, n_items)
+    assert engine.X.shape == X.shape and (engine.X != X).nnz == 0
+    if exactly:
+        assert np.array_equal(dense(engine.B), dense(B))
+    else:
+        assert np.abs(dense(engine.B) - dense(B)).max() < 1e-6
+
+
+# --- the scores -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_predict_and_full_sort_predict_follow_the_correction(trained, name):
+    config, (train, _, _), model = trained(name)
+    engine = Unlearner(model, train.dataset)
+    engine.forget_users("u3")
+    user = engine.user_ids.resolve("u7")[0][0]
+    row = engine.X[[user]].toarray()
+    receipt = engine.forget(["u7"], [int(row[0].nonzero()[0][0])])
+    row[0, receipt.items[0]] = 0
+    expected = (row @ dense(engine.B))[0]
+    pairs = {model.USER_ID: torch.full((model.n_items,), user), model.ITEM_ID: torch.arange(model.n_items)}
+    every = model.full_sort_predict({model.USER_ID: torch.tensor([user])}).reshape(-1)
+    assert np.allclose(every, expected, atol=1e-4)
+    assert np.allclose(model.predict(pairs), expected, atol=1e-4)
+    gone = model.full_sort_predict({model.USER_ID: engine_ids("u3", engine)}).reshape(-1)
+    assert np.abs(gone.numpy()).max() < 1e-4
+
+
+def engine_ids(token, engine):
+    return torch.as_tensor(engine.user_ids.resolve(token)[0])
+
+
+# --- modes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_modes(trained, name):
+    _, (train, _, _), original = trained(name)
+    models = {mode: copy.deepcopy(original) for mode in ("none", "interaction", "mapping", "retrain")}
+    start = dense(Unlearner(original, train.dataset).B).copy()
+    X = Unlearner(original, train.dataset).X
+    receipts = {}
+    for mode, model in models.items():
+        engine = Unlearner(model, train.dataset, mode=mode)
+        receipts[mode] = engine.forget_users([4, 5])
+        assert receipts[mode].mode == mode
+        B, changed = dense(engine.B), (engine.X != X).nnz
+        assert changed == (0 if mode == "none" else len(receipts[mode].users))
+        assert np.array_equal(B, start) == (mode in ("none", "interaction"))
+    assert receipts["none"].hash_before == receipts["none"].hash_after
+    mapping, retrain = (dense(Unlearner(models[mode], train.dataset).B) for mode in ("mapping", "retrain"))
+    assert np.linalg.norm(mapping - retrain) <= 1e-4 * np.linalg.norm(retrain)
+    user = torch.tensor([4])
+    scores = {mode: models[mode].full_sort_predict({original.USER_ID: user}).abs().max() for mode in models}
+    assert scores["none"] > 0.01 > 1e-4 > scores["interaction"]
+
+
+def test_a_mapping_left_behind_by_x_is_noticed(trained):
+    for name in ("EASE", "ItemKNN"):
+        _, (train, _, _), model = trained(name)
+        Unlearner(model, train.dataset, mode="interaction").forget_users([4, 5])
+        engine = Unlearner(model, train.dataset)
+        before = snapshot(engine)
+        with pytest.raises(SettingsError, match="does not belong to interaction_matrix.*refit"):
+            engine.forget_users([6])
+        assert_as_it_was(engine, before)
+        engine.refit()
+        engine.forget_users([6])
+
+
+def test_weights_loaded_from_elsewhere_are_not_taken_for_the_corrected_ones(trained):
+    for name in ("EASE", "ItemKNN"):
+        _, (train, _, _), model = trained(name)
+        old = {key: copy.deepcopy(getattr(model, key)) for key in ("interaction_matrix", *model.other_parameter_name)}
+        engine = Unlearner(model, train.dataset)
+        engine.forget_users([4])
+        model.load_other_parameter(old)  # what trainer.evaluate(load_best_model=True) does
+        engine.forget_users([5])
+        fresh = Unlearner(copy.deepcopy(model), train.dataset)
+        fresh.refit()
+        assert np.allclose(dense(engine.B), dense(fresh.B), atol=1e-6)
+
+
+def test_a_checkpoint_that_brings_back_only_w_is_noticed(trained):
+    engine = engine_of(trained, "ItemKNN")
+    old = {"w": engine.model.w, "pred_mat": engine.model.pred_mat}  # all that RecBole's ItemKNN stores
+    engine.forget_users([4])
+    engine.model.load_other_parameter(old)
+    with pytest.raises(SettingsError, match="w does not belong to interaction_matrix"):
+        engine.forget_users([5])
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_forget_then_learn_restores_the_model(trained, name):
+    engine = engine_of(trained, name)
+    engine.refit()
+    X, B = engine.X.copy(), dense(engine.B).copy()
+    receipts = [engine.forget_users([2, 9]), engine.forget_items([7], strict=False)]
+    for receipt in reversed(receipts):
+        engine.learn(receipt.users, receipt.items, receipt.values)
+    assert (engine.X != X).nnz == 0
+    assert np.abs(dense(engine.B) - B).max() < (1e-6 if name != "ItemKNN" else 1e-30)
+
+
+def test_ids_and_tokens_name_the_same(trained):
+    engines = [engine_of(trained, "EASE") for _ in range(5)]
+    dataset = engines[0].user_ids.dataset
+    X = engines[0].X
+    users = np.array([3, 8])
+    items = X[users].toarray().argmax(axis=1)
+    tokens = [dataset.id2token(dataset.uid_field, users), dataset.id2token(dataset.iid_field, items)]
+    requests = [
+        (users, items),
+        (users.tolist(), items.tolist()),
+        (torch.tensor(users), torch.tensor(items)),
+        tokens,
+        [list(map(str, part)) for part in tokens],
+    ]
+    receipts = [engine.forget(*request) for engine, request in zip(engines, requests)]
+    assert len({receipt.hash_after for receipt in receipts}) == 1
+    assert sorted(zip(receipts[0].users, receipts[0].items)) == sorted(zip(users.tolist(), items.tolist()))
+
+
+def test_an_empty_request_changes_nothing(trained):
+    for name in MODELS:
+        engine = engine_of(trained, name)
+        before = snapshot(engine)
+        for receipt in (engine.forget([], []), engine.forget_users([]), engine.forget_items([]), engine.learn([], [])):
+            assert receipt.method == "nothing to correct" and receipt.users == []
+            assert receipt.hash_before == receipt.hash_after
+        assert_as_it_was(engine, before)
+
+
+def test_the_same_pair_twice_in_a_request_counts_once(trained):
+    engine = engine_of(trained, "EASE")
+    item = int(engine.X[[3]].indices[0])
+    assert engine.forget([3, 3, 3], [item, item, item]).users == [3]
+    assert engine.learn([3, 3], [item, item]).values == [1.0]
+    assert engine.X[3, item] == 1
+
+
+def test_the_same_request_twice_is_refused_or_skipped(trained):
+    engine = engine_of(trained, "ItemKNN")
+    item = int(engine.X[[3]].indices[0])
+    engine.forget([3], [item])
+    before = snapshot(engine)
+    with pytest.raises(SettingsError, match=rf"1 of 1 pairs to forget are not in X.*user 3, item {item}.*strict=False"):
+        engine.forget([3], [item])
+    assert_as_it_was(engine, before)
+    receipt = engine.forget([3], [item], strict=False)
+    assert receipt.skipped == 1 and receipt.method == "nothing to correct"
+    engine.learn([3], [item])
+    with pytest.raises(SettingsError, match="already in X"):
+        engine.learn([3], [item])
+    assert engine.learn([3], [item], strict=False).skipped == 1
+    engine.forget_users(3)
+    with pytest.raises(SettingsError, match="user = 3.*no interaction to forget"):
+        engine.forget_users([3])
+    assert engine.forget_users([3], strict=False).skipped == 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_forgetting_everything(trained, name):
+    engine = engine_of(trained, name)
+    receipt = engine.forget_users(np.arange(1, engine.model.n_users), strict=False)
+    assert engine.X.nnz == 0 and not dense(engine.B).any() and len(receipt.users) > 500
+    assert not engine.model.full_sort_predict({engine.model.USER_ID: torch.tensor([5])}).abs().max() > 1e-4
+    engine.learn(receipt.users, receipt.items, receipt.values)
+    other = engine_of(trained, name)
+    other.refit()
+    assert np.allclose(dense(engine.B), dense(other.B), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "request_, message",
+    [
+        (lambda e: e.forget(["nobody"], ["i1"]), "user = 'nobody': the model does not know it.*'user_id'.*grow=True"),
+        (lambda e: e.forget(["u1"], ["nothing"]), "item = 'nothing'"),
+        (lambda e: e.forget_users([0]), "user = 0: .*from 1 to .*padding"),
+        (lambda e: e.forget_users(["[PAD]"]), "padding"),
+        (lambda e: e.forget_users([-1]), "user = -1"),
+        (lambda e: e.forget_users([10**30]), "user = 1000"),
+        (lambda e: e.forget_items([5000]), "item = 5000"),
+        (lambda e: e.learn([5000], [1]), "user = 5000"),
+        (lambda e: e.learn([5000], [1], grow=True), "without a gap"),
+        (lambda e: e.forget_users([1.0]), "user = 1.0: .*whole numbers.*strings"),
+        (lambda e: e.forget_users([True]), "user = True"),
+        (lambda e: e.forget_users(["u1", 1]), "all of one sort"),
+        (lambda e: e.forget([1, 2], [1]), "2 users and 1 items"),
+        (lambda e: e.learn([1], [1], [0.5]), "whole numbers above 0"),
+        (lambda e: e.learn([1], [1], [1, 1]), "expected 1 whole numbers"),
+    ],
+)
+def test_wrong_requests_are_refused_and_change_nothing(trained, request_, message):
+    engine = engine_of(trained, "EASE")
+    before = snapshot(engine)
+    with pytest.raises(SettingsError, match=message):
+        request_(engine)
+    assert_as_it_was(engine, before)
+
+
+def test_wrong_engines_are_refused(trained):
+    config, (train, _, _), model = trained("EASE")
+    with pytest.raises(SettingsError, match="mode = 'all'.*'mapping'"):
+        Unlearner(model, train.dataset, mode="all")
+    with pytest.raises(SettingsError, match="a token needs the dataset"):
+        Unlearner(model, config).forget_users(["u1"])
+    assert Unlearner(model, config).forget_users([1]).method
+    with pytest.raises(SettingsError, match="model = 'Linear'.*'EASE'"):
+        Unlearner(torch.nn.Linear(2, 2), config)
+    _, (train, _, _), by_users = trained("ItemKNN", knn_method="user")
+    with pytest.raises(SettingsError, match="knn_method = 'user'"):
+        Unlearner(by_users, train.dataset)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_failed_correction_leaves_the_model_as_it_was(trained, name, monkeypatch):
+    engine = engine_of(trained, name)
+    engine.forget_users([2])
+    before = snapshot(engine)
+
+    def fail(*arguments, **keywords):
+        raise MemoryError
+
+    target = {
+        "EASE": "ease._residual",
+        "ItemKNN": "itemknn._replace_rows",
+        "SLIMElastic": "slim_columns._descend",
+        "ADMMSLIM": "slim_columns._descend",
+    }[name]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"recbole_llmd.unlearning.mapping.{target}", fail)
+        for call in (lambda: engine.forget_users([3]), lambda: engine.learn(["new"], ["i1"], grow=True)):
+            with pytest.raises(MemoryError):
+                call()
+    assert_as_it_was(engine, before, exactly=name != "EASE")
+    assert "new" not in engine.user_ids.dataset.field2token_id["user_id"]
+    engine.forget_users([3])
+    other = engine_of(trained, name)
+    other.forget_users([2, 3])
+    assert np.allclose(dense(engine.B), dense(other.B), atol=1e-5)
+
+
+# --- sequences --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype, allowed", [("float32", 1e-4), ("float64", 1e-9)])
+def test_a_thousand_sequential_requests_do_not_drift(trained, dtype, allowed):
+    engine = engine_of(trained, "EASE", hashes=False)
+    engine.refit(dtype)
+    rng, gone = np.random.default_rng(0), []
+    for _ in range(1000):
+        if gone and rng.random() < 0.5:
+            engine.learn(*gone.pop())
+        else:
+            coo = engine.X.tocoo()
+            pair = rng.integers(len(coo.row))
+            gone.append(([int(coo.row[pair])], [int(coo.col[pair])]))
+            receipt = engine.forget(*gone[-1])
+            assert receipt.method == "low-rank update" and receipt.residual < receipt.tolerance
+    expected = ease.fit(engine.X, engine.params, np.float64)
+    assert np.linalg.norm(engine.B - expected) <= allowed * np.linalg.norm(expected)
+
+
+class ItemKNN:
+    """What the engine needs of RecBole's model."""
+
+    USER_ID, ITEM_ID, n_users, n_items = "user_id", "item_id", 25, 14
+
+    def __init__(self, X):
+        self.interaction_matrix = X
+        self.w = itemknn.fit(X, {"k": 3, "shrink": 0.0})
+
+
+class EASE(ItemKNN):
+    def __init__(self, X):
+        self.interaction_matrix = X
+        self.item_similarity = ease.fit(X, {"reg_weight": 2.0}, np.float64)
+
+
+@pytest.mark.parametrize("model_class", [EASE, ItemKNN])
+@given(
+    st.integers(0, 10**6),
+    st.lists(
+        st.tuples(st.sampled_from(["pairs", "users", "items", "learn", "grow"]), st.integers(0, 10**6)), max_size=8
+    ),
+)
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_any_sequence_of_requests_ends_where_a_fit_from_scratch_does(model_class, seed, requests):
+    rng = np.random.default_rng(seed)
+    X = rng.integers(0, 2, (25, 14)) * rng.integers(1, 3, (25, 14)) * (rng.random((25, 14)) < 0.6)
+    X[0], X[:, 0] = 0, 0
+    model = model_class(sp.csr_matrix(X.astype(np.float32)))
+    engine = Unlearner(model, {"reg_weight": 2.0, "k": 3, "shrink": None, "knn_method": "item"})
+    mine = X.astype(np.float64)  # what X should be, kept by other means
+    for kind, draw in requests:
+        rng = np.random.default_rng(draw)
+        if kind == "users":
+            user = int(rng.integers(1, len(mine)))
+            engine.forget_users(user, strict=False)
+            mine[user] = 0
+        elif kind == "items":
+            item = int(rng.integers(1, mine.shape[1]))
+            engine.forget_items(item, strict=False)
+            mine[:, item] = 0
+        elif kind == "grow":
+            engine.learn([len(mine), 1], [mine.shape[1], mine.shape[1]], [2, 1], grow=True)
+            mine = np.pad(mine, ((0, 1), (0, 1)))
+            mine[-1, -1], mine[1, -1] = 2, 1
+        else:
+            rows, columns = np.nonzero((mine > 0) == (kind == "pairs"))
+            cells = [(u, i) for u, i in zip(rows.tolist(), columns.tolist()) if u and i]
+            cells = [cells[n] for n in rng.integers(len(cells), size=4)] if cells else []
+            getattr(engine, "forget" if kind == "pairs" else "learn")([u for u, _ in cells], [i for _, i in cells])
+            for cell in cells:
+                mine[cell] = 0 if kind == "pairs" else 1
+    assert np.array_equal(engine.X.toarray(), mine)
+    assert (model.n_users, model.n_items) == mine.shape
+    expected = dense(engine.mapping.fit(sp.csr_matrix(mine), engine.params, np.float64))
+    assert np.abs(dense(engine.B) - expected).max() < (1e-9 if model_class is EASE else 1e-30)
+
+
+# --- receipts ---------------------------------------------------------------------------------------------------------
+
+
+def test_receipts_tell_what_happened(trained):
+    engine = engine_of(trained, "EASE")
+    before = fingerprint(engine.X, engine.B)
+    row = engine.X[[6]]
+    receipt = engine.forget_users([6])
+    assert (receipt.request, receipt.model, receipt.mode) == ("forget", "EASE", "mapping")
+    assert receipt.users == [6] * row.nnz
+    assert (receipt.items, receipt.values) == (row.indices.tolist(), row.data.tolist())
+    assert receipt.method == "low-rank update" and receipt.estimates["rank"] == 1
+    assert receipt.estimates["low-rank update"] < receipt.estimates["refit"]
+    assert 0 < receipt.residual < receipt.tolerance and receipt.seconds > 0
+    assert receipt.hash_before == before and receipt.hash_after == fingerprint(engine.X, engine.B) != before
+    record = json.loads(receipt.json())
+    assert record["hash_after"] == receipt.hash_after and record["items"] == receipt.items
+    assert receipt.peak_bytes is None or receipt.peak_bytes >= 0
+    quiet = engine_of(trained, "EASE", hashes=False).forget_users([6])
+    assert quiet.hash_before is None and quiet.hash_after is None
+
+
+def test_a_fingerprint_sees_a_single_changed_value():
+    X, B = sp.csr_matrix(np.eye(3, dtype=np.float32)), np.eye(3, dtype=np.float32)
+    assert fingerprint(X, B) == fingerprint(X.tolil(), B.copy())
+    other = B.copy()
+    other[2, 0] = 1e-7
+    assert (
+        len(
+            {
+                fingerprint(X, B),
+                fingerprint(X, other),
+                fingerprint(X * 2, B),
+                fingerprint(X, B.astype(float)),
+                fingerprint(X, sp.csc_matrix(B)),
+            }
+        )
+        == 5
+    )
