@@ -10,11 +10,11 @@ import torch
 from recbole.quick_start import quick_start as recbole_quick_start
 from recbole.utils import set_color
 
-from recbole_llmd import result_collector
 from recbole_llmd.atomic_write import atomic_write
 from recbole_llmd.config import plain_config
 from recbole_llmd.errors import SettingsError
 from recbole_llmd.report.provenance import without_paths
+from recbole_llmd.result_collector import collect_results
 
 _run_recboles = recbole_quick_start.run_recboles
 
@@ -27,9 +27,8 @@ def run_recboles(rank, *args):
 def _with_extra_results(run):
     @functools.wraps(run)
     def wrapper(*args, **kwargs):
-        result_collector.take()
-        result = run(*args, **kwargs)
-        extra = result_collector.take()
+        with collect_results() as extra:
+            result = run(*args, **kwargs)
         llm = extra.get("llm", {})
         if llm:
             logger = getLogger()

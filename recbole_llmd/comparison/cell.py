@@ -17,11 +17,11 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_logger, init_seed
 
 import recbole_llmd  # noqa: F401
-from recbole_llmd import result_collector
 from recbole_llmd.atomic_write import atomic_write
 from recbole_llmd.comparison import cell_metrics, warmup_sharing
 from recbole_llmd.report.provenance import provenance, without_paths
 from recbole_llmd.report.table import write_json
+from recbole_llmd.result_collector import collect_results
 from recbole_llmd.trainer.llmd4rec import NOT_IN_FINGERPRINT
 
 
@@ -32,7 +32,6 @@ def run(task):
         task (dict): a :class:`~recbole_llmd.comparison.experiment.Cell` as a dict; ``started`` (seconds since 1970) and
             ``warmups`` (the folder of shared warm-ups).
     """
-    result_collector.take()
     config = Config(
         model=task["model"], dataset=task["dataset"], config_file_list=task["files"], config_dict=task["settings"]
     )
@@ -57,10 +56,11 @@ def run(task):
     def validated(epoch, score):
         curve.append({"epoch": epoch, "seconds": time.perf_counter() - fit_started, "valid": score})
 
-    _, best_valid = trainer.fit(train, valid, saved=True, show_progress=config["show_progress"], callback_fn=validated)
-    fit_seconds = time.perf_counter() - fit_started
-    test_result, per_user = _evaluate(trainer, test)
-    extra = result_collector.take()
+    show = config["show_progress"]
+    with collect_results() as extra:
+        _, best_valid = trainer.fit(train, valid, saved=True, show_progress=show, callback_fn=validated)
+        fit_seconds = time.perf_counter() - fit_started
+        test_result, per_user = _evaluate(trainer, test)
     whole_fit = not config["resume"] and warmup_seconds is not None  # all of it in this process or known
     record = {
         "data": cell_metrics.data_facts(*loaders),

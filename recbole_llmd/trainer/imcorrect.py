@@ -6,11 +6,11 @@ from pathlib import Path
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.trainer import TraditionalTrainer
 
-from recbole_llmd import result_collector
 from recbole_llmd.config import plain_config
 from recbole_llmd.errors import SettingsError
 from recbole_llmd.random_state import isolated_random_state
 from recbole_llmd.report.provenance import provenance, without_paths
+from recbole_llmd.result_collector import add_result
 from recbole_llmd.trainer.llmrec import save_renamed
 from recbole_llmd.unlearning import Unlearner
 from recbole_llmd.unlearning.evaluation import metrics, report
@@ -80,7 +80,7 @@ class IMCorrectTrainer(TraditionalTrainer):
             record = self._compare(eval_data)
         finally:
             self.model = corrected
-        result_collector.add("unlearning", record)
+        add_result("unlearning", record)
         report.print_summary(record)
         report.write(self.config["unlearn_dir"], record)
         return result

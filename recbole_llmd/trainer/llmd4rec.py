@@ -10,13 +10,13 @@ from recbole.trainer import Trainer
 from recbole.utils import set_color
 
 from recbole_llmd import config as configs
-from recbole_llmd import result_collector
 from recbole_llmd.atomic_write import atomic_write
 from recbole_llmd.data.windows import WindowLoader, add_row_numbers
 from recbole_llmd.distill.scorers import CRMScorer, LLMScorer
 from recbole_llmd.distill.teacher_cache import TeacherCache, resolve_topk
 from recbole_llmd.distill.text_start import text_start
 from recbole_llmd.llm.text_match import whitened
+from recbole_llmd.result_collector import add_result
 from recbole_llmd.trainer.llmrec import adapter_folder, save_renamed
 from recbole_llmd.trainer.objective import Objective
 from recbole_llmd.trainer.side_trainer import PartsCollector, SideTrainer
@@ -102,10 +102,8 @@ class LLMD4RecTrainer(Trainer):
             self._run_phase(
                 index, phases[index], middle, train_data, valid_data, verbose, saved, show_progress, callback_fn
             )
-        result_collector.add(
-            "llm", {"best_valid_score": llm.best_valid_score, "best_valid_result": llm.best_valid_result}
-        )
-        result_collector.add(
+        add_result("llm", {"best_valid_score": llm.best_valid_score, "best_valid_result": llm.best_valid_result})
+        add_result(
             "distillation", {"phases": [phase.label for phase in phases], "CRM": crm.figures, "LLM": llm.figures}
         )
         if saved:
@@ -206,7 +204,7 @@ class LLMD4RecTrainer(Trainer):
         result = super().evaluate(eval_data, load_best_model, model_file, show_progress)
         if eval_data:
             llm = self.sides["LLM"].evaluate(eval_data, load_best_model=False, show_progress=show_progress)
-            result_collector.add("llm", {"test_result": llm})
+            add_result("llm", {"test_result": llm})
         return result
 
 
