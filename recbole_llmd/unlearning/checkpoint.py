@@ -9,7 +9,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
 from recbole_llmd.atomic_write import atomic_write
-from recbole_llmd.errors import SettingsError
+from recbole_llmd.errors import CheckpointError
 from recbole_llmd.unlearning.mapping import mapping_of
 
 
@@ -35,14 +35,14 @@ def load(path):
     """The model of a checkpoint, its training dataset, and the checkpoint's content.
 
     Raises:
-        SettingsError: if there is no such file, or it holds no mapping model.
+        CheckpointError: if there is no such file, or it holds no mapping model.
     """
     if not os.path.isfile(path):
-        raise SettingsError(f"checkpoint = {str(path)!r}: there is no such file.")
+        raise CheckpointError(f"checkpoint = {str(path)!r}: there is no such file.")
     # Named by the user, and holding RecBole's pickled Config.
     content = torch.load(path, map_location="cpu", weights_only=False)
     if not isinstance(content, dict) or "config" not in content:
-        raise SettingsError(f"checkpoint = {str(path)!r}: expected a checkpoint that RecBole wrote.")
+        raise CheckpointError(f"checkpoint = {str(path)!r}: expected a checkpoint that RecBole wrote.")
     config = content["config"]
     matrix = mapping_of(config["model"]).MATRIX
     init_seed(config["seed"], config["reproducibility"])
