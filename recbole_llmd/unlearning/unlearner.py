@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from recbole_llmd.data.identity import DataIdentity
 from recbole_llmd.errors import MappingMismatch, RequestError, SettingsError
 from recbole_llmd.unlearning import checkpoint
 from recbole_llmd.unlearning.identifiers import Identifiers
@@ -71,6 +72,7 @@ class Unlearner:
                 )
         self.user_ids = Identifiers("user", model.n_users, dataset, model.USER_ID)
         self.item_ids = Identifiers("item", model.n_items, dataset, model.ITEM_ID)
+        self.identity = DataIdentity.of(dataset) if dataset is not None else None
         self.checkpoint: dict[str, Any] | None = None
         self.new_tokens: dict[str, list[str]] = {}
         self._cache: Any = {}
@@ -85,16 +87,22 @@ class Unlearner:
             settings: as for the class.
 
         Raises:
-            CheckpointError: if there is no such file, or RecBole did not write it.
+            CheckpointError: if there is no such file, RecBole did not write it, or the data are no longer those that
+                the model was trained on.
             ModelError: if it holds no mapping model.
         """
-        model, dataset, content = checkpoint.load(path)
-        engine = cls(model, dataset, **settings)
-        engine.checkpoint, engine.new_tokens = content, dict(content.get("new_tokens", {}))
+        loaded = checkpoint.load(path)
+        engine = cls(loaded.model, loaded.dataset, **settings)
+        engine.identity = loaded.identity
+        engine.checkpoint, engine.new_tokens = loaded.content, dict(loaded.content.get("new_tokens", {}))
         return engine
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the model as a checkpoint that RecBole loads."""
+        """Write the model as a checkpoint that RecBole loads.
+
+        An engine that was built from a Config alone does not know which data its ids belong to: what it saves is
+        refused by :meth:`from_checkpoint`.
+        """
         checkpoint.save(path, self)
 
     @property

@@ -51,6 +51,11 @@ def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correcti
     )
 
 
+def trained_on(stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
+    """True: RecBole stores nothing of this model and trains it on X where it loads it."""
+    return True
+
+
 def derived(X: sp.csr_matrix, B: MappingMatrix) -> dict[str, Any]:
     """The items' means [n_items] that RecBole's scores add back."""
     return {"item_means": np.asarray(X.mean(axis=0)).ravel()}

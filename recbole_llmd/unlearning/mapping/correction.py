@@ -105,8 +105,17 @@ class MappingModel(Protocol):
     def correct(self, fitted: FittedMapping, change: Change, tolerance: float) -> Correction:
         """B after a change of X. It may write into ``fitted.B``, if it restores it when it fails."""
 
+    def trained_on(self, stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
+        """Whether what RecBole's checkpoint stored of the model can come from the interactions X."""
+
     def derived(self, X: sp.csr_matrix, B: MappingMatrix) -> dict[str, Any]:
         """What the model keeps beside X and B: its other attributes by name."""
+
+
+def holds_interactions(stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
+    """:meth:`MappingModel.trained_on` where RecBole's checkpoint has the interactions themselves."""
+    before = sp.csr_matrix(stored["interaction_matrix"])
+    return bool(before.shape == X.shape and (before != X).nnz == 0)
 
 
 def padded(B: MappingMatrix, new_items: int) -> MappingMatrix:

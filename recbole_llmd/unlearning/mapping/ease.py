@@ -18,7 +18,15 @@ import numpy as np
 import scipy.sparse as sp
 
 from recbole_llmd.errors import MappingMismatch, UnsolvedError
-from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, MappingMatrix, gram, gram_rows
+from recbole_llmd.unlearning.mapping.correction import (
+    Change,
+    Correction,
+    FittedMapping,
+    MappingMatrix,
+    gram,
+    gram_rows,
+    holds_interactions,
+)
 from recbole_llmd.unlearning.mapping.cost_model import cholesky_inverse, low_rank_seconds, refit_seconds
 from recbole_llmd.unlearning.mapping.threads import in_parallel
 
@@ -91,6 +99,11 @@ def correct(fitted, change, tolerance):
     except BaseException:
         _undo(B, image, solved, scale, _blocks(B, rank))
         raise
+
+
+def trained_on(stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
+    """Whether the interactions stored with RecBole's model are X."""
+    return holds_interactions(stored, X)
 
 
 def derived(X: sp.csr_matrix, B: MappingMatrix) -> dict[str, Any]:

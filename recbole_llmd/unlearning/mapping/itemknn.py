@@ -104,6 +104,15 @@ def correct(fitted, change, tolerance):
     return Correction(_replace_rows(w.T.tocsr(), which, replaced).T, method, cache={"own": X.shape}, notes=notes)
 
 
+def trained_on(stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
+    """Whether RecBole's stored scores are X·w, by a product with random weights of the items."""
+    w, scores = sp.csr_matrix(stored["w"]), sp.csr_matrix(stored["pred_mat"])
+    if scores.shape != X.shape or w.shape != (X.shape[1],) * 2:
+        return False
+    weights = np.random.default_rng(0).uniform(0.5, 1.5, X.shape[1])  # positive: nothing cancels out
+    return np.allclose(scores @ weights, X @ (w @ weights), rtol=1e-4, atol=1e-6)
+
+
 def derived(X, B):
     """The scores that RecBole's ItemKNN keeps."""
     return {"pred_mat": Scores(X, B)}

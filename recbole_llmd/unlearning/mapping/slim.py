@@ -15,7 +15,13 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import DTypeLike
 
-from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, MappingMatrix
+from recbole_llmd.unlearning.mapping.correction import (
+    Change,
+    Correction,
+    FittedMapping,
+    MappingMatrix,
+    holds_interactions,
+)
 from recbole_llmd.unlearning.mapping.slim_columns import Problem, concerned, solve
 
 PARAMETERS: tuple[str, ...] = ("alpha", "l1_ratio", "positive_only", "hide_item")
@@ -46,6 +52,11 @@ def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correcti
         tolerance=tolerance,
         cache={"own": change.X.shape},
     )
+
+
+def trained_on(stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
+    """Whether the interactions stored with RecBole's model are X."""
+    return holds_interactions(stored, X)
 
 
 def derived(X: sp.csr_matrix, B: MappingMatrix) -> dict[str, Any]:
