@@ -45,7 +45,7 @@ class IMCorrectTrainer(TraditionalTrainer):
         inject(self.model, self.config, drawn[0])
         engine = Unlearner(self.model, self.config, hashes=False)
         for users, items in drawn[0].requests:
-            engine.forget(users, items)
+            engine.forget(users, items, ids="internal")
         if valid_data:
             retained = retained_loader(_full_sort(valid_data), *drawn[0].pairs)
             self.best_valid_score, self.best_valid_result = self._valid_epoch(retained, show_progress)

@@ -59,7 +59,9 @@ class Arm:
         """Finish what was put off: afterwards the model has answered every request."""
 
     def _apply(self, request, users, items, values):
-        return self.engine.forget(users, items) if request == "forget" else self.engine.learn(users, items, values)
+        if request == "forget":
+            return self.engine.forget(users, items, ids="internal")
+        return self.engine.learn(users, items, values, ids="internal")
 
     def _count(self, seconds, peak_bytes, method):
         self.seconds += seconds
@@ -136,7 +138,7 @@ class Sisa(_Deferred):
         again = np.unique(self.shard[users])
         for number in again:
             theirs = self.shard[users] == number
-            self.parts[number][0].forget(self.local[users[theirs]], items[theirs])
+            self.parts[number][0].forget(self.local[users[theirs]], items[theirs], ids="internal")
         started = perf_counter()
         self._serve()
         serving = perf_counter() - started

@@ -15,7 +15,7 @@ from recbole_llmd.data.atomic_file import read_atomic_file
 from recbole_llmd.data.item_text import item_file
 from recbole_llmd.errors import SettingsError
 from recbole_llmd.unlearning.forget_file import read_forget_file
-from recbole_llmd.unlearning.identifiers import Ids
+from recbole_llmd.unlearning.identifiers import Identifiers
 
 UNPOPULAR = 0.25  # share of the items, from the rarest on, that spam targets are drawn from
 
@@ -145,13 +145,13 @@ def _file(config, X, dataset, known):
     """The users or interactions that a file names, in its order; those that X does not have are left out."""
     path, batch = config["unlearn_forget_file"], config["unlearn_batch"]
     users, items = read_forget_file(path, config)
-    users = Ids("user", X.shape[0], dataset, config["USER_ID_FIELD"]).resolve(users)[0]
+    users = Identifiers("user", X.shape[0], dataset, config["USER_ID_FIELD"]).to_internal(users)[0]
     if items is None:
         users = _first_of_each(users)
         there = np.diff(X.indptr)[users] > 0
         requests = _whole_users(X, users[there], batch)
     else:
-        items = Ids("item", X.shape[1], dataset, config["ITEM_ID_FIELD"]).resolve(items)[0]
+        items = Identifiers("item", X.shape[1], dataset, config["ITEM_ID_FIELD"]).to_internal(items)[0]
         pairs = _first_of_each(users * X.shape[1] + items)
         users, items = pairs // X.shape[1], pairs % X.shape[1]
         there = np.asarray(X[users, items]).ravel() != 0

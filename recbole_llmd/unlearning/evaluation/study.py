@@ -75,7 +75,9 @@ class Study:
 def inject(model, config, scenario):
     """Train the model, in place, on what the scenario injects beside the dataset."""
     if scenario.injected is not None:
-        Unlearner(model, config, mode="retrain", hashes=False).learn(*scenario.injected, grow=True)
+        Unlearner(model, config, mode="retrain", hashes=False).learn(
+            *scenario.injected, ids="internal", grow=True
+        )
 
 
 def drift(config, model):
@@ -99,7 +101,7 @@ def drift(config, model):
         engine.refit(dtype)
         seconds = 0.0
         for done, pair in enumerate(chosen, 1):
-            seconds += engine.forget(users[pair], items[pair]).seconds
+            seconds += engine.forget(users[pair], items[pair], ids="internal").seconds
             if done & (done - 1) == 0 or done == len(chosen):
                 exact = mapping.fit(engine.X, engine.params, list(mapping.TOLERANCE)[-1])
                 rows.append(

@@ -322,7 +322,7 @@ def retrained(name, config, dataset, users, items):
 
 def corrected(model, dataset, mode, users, items):
     engine = Unlearner(copy.deepcopy(model), dataset, mode=mode)
-    engine.forget(users, items)
+    engine.forget(users, items, ids="internal")
     return engine.X, engine.B
 
 
