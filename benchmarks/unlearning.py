@@ -31,9 +31,9 @@ def requests(engine, n, repeats, rng):
     active = np.flatnonzero(np.diff(engine.X.indptr))
     forgotten, learned = [], []
     for _ in range(repeats):
-        gone = engine.forget_users(np.sort(rng.choice(active, n, replace=False)))
+        gone = engine.forget_users(np.sort(rng.choice(active, n, replace=False)), ids="internal")
         forgotten.append(gone)
-        learned.append(engine.learn(gone.users, gone.items, gone.values))
+        learned.append(engine.learn(gone.users, gone.items, gone.values, ids="internal"))
     return forgotten, learned
 
 

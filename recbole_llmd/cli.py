@@ -95,7 +95,7 @@ def main(argv=None):
     sys.argv = sys.argv[:1]  # RecBole's Config reads what is left there; everything was read above
 
     from recbole_llmd import quick_start
-    from recbole_llmd.errors import SettingsError
+    from recbole_llmd.errors import LLMDError, SettingsError
 
     try:
         if args.command == "export":
@@ -115,7 +115,7 @@ def main(argv=None):
             return compare(args, settings, " ".join(["recbole-llmd", *argv]))
         else:
             quick_start.run(args, settings)
-    except SettingsError as error:
+    except LLMDError as error:
         print(f"recbole-llmd: error: {error}", file=sys.stderr)
         return 2
     return 0

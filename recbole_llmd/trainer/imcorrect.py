@@ -21,7 +21,7 @@ from recbole_llmd.result_collector import add_result
 from recbole_llmd.trainer.llmrec import save_renamed
 from recbole_llmd.unlearning import Unlearner
 from recbole_llmd.unlearning.evaluation import report
-from recbole_llmd.unlearning.evaluation.arms import answer, clone
+from recbole_llmd.unlearning.evaluation.arms import clone
 from recbole_llmd.unlearning.evaluation.evaluate import evaluate_unlearning, refit_to_the_end
 from recbole_llmd.unlearning.evaluation.histories import retained_loader
 from recbole_llmd.unlearning.evaluation.record import EvaluationRecord, Row
@@ -69,7 +69,7 @@ class IMCorrectTrainer(TraditionalTrainer):
         inject(Unlearner(self.model, self.config, mode="retrain", hashes=False), drawn[0])
         engine = Unlearner(self.model, self.config, hashes=False)
         for request in drawn[0].requests:
-            answer(engine, request)
+            engine.apply(request)
         if valid_data:
             retained = retained_loader(_full_sort(valid_data), *drawn[0].pairs)
             self.best_valid_score, self.best_valid_result = self._valid_epoch(retained, show_progress)

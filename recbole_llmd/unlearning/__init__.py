@@ -5,6 +5,7 @@ receipt = engine.forget(["u3", "u3"], ["i7", "i9"])  # the model is corrected in
 """
 
 from recbole_llmd.unlearning.receipt import Receipt, fingerprint
+from recbole_llmd.unlearning.request import Request
 from recbole_llmd.unlearning.unlearner import Unlearner
 
-__all__ = ["Unlearner", "Receipt", "fingerprint"]
+__all__ = ["Receipt", "Request", "Unlearner", "fingerprint"]

@@ -1,6 +1,11 @@
 """Mapping models in RecBole's checkpoints: read without training again, written so that RecBole reads them."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -9,8 +14,25 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
 from recbole_llmd.atomic_write import atomic_write
-from recbole_llmd.errors import SettingsError
+from recbole_llmd.data.identity import KEY, DataIdentity
+from recbole_llmd.errors import CheckpointError
 from recbole_llmd.unlearning.mapping import mapping_of
+from recbole_llmd.unlearning.mapping.correction import MappingModel
+
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
+    from recbole.model.abstract_recommender import GeneralRecommender
+
+    from recbole_llmd.unlearning.unlearner import Unlearner
+
+
+class Loaded(NamedTuple):
+    """A model from its checkpoint, with its training dataset (and the tokens that the model grew by)."""
+
+    model: GeneralRecommender
+    dataset: Dataset
+    content: dict[str, Any]
+    identity: DataIdentity
 
 
 class _OneByOne:
@@ -18,54 +40,62 @@ class _OneByOne:
     and no interaction, so that this takes no time. The checkpoint's matrices then take the place of what it trained.
     """
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._dataset, name)
 
-    def num(self, field):
+    def num(self, field: str) -> int:
         return 1
 
-    def inter_matrix(self, form="coo", value_field=None):
+    def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> sp.spmatrix:
         return sp.csr_matrix((1, 1), dtype=np.float32).asformat(form)
 
 
-def load(path):
-    """The model of a checkpoint, its training dataset, and the checkpoint's content.
+def load(path: str | PathLike[str]) -> Loaded:
+    """The model of a checkpoint that RecBole or :func:`save` wrote.
 
     Raises:
-        SettingsError: if there is no such file, or it holds no mapping model.
+        CheckpointError: if there is no such file, RecBole did not write it, or the data are no longer those that the
+            model was trained on.
+        ModelError: if it holds no mapping model.
     """
-    if not os.path.isfile(path):
-        raise SettingsError(f"checkpoint = {str(path)!r}: there is no such file.")
-    # Named by the user, and holding RecBole's pickled Config.
-    content = torch.load(path, map_location="cpu", weights_only=False)
-    if not isinstance(content, dict) or "config" not in content:
-        raise SettingsError(f"checkpoint = {str(path)!r}: expected a checkpoint that RecBole wrote.")
-    config = content["config"]
-    matrix = mapping_of(config["model"]).MATRIX
+    content = _read(path)
+    config, stored = content["config"], content.get("other_parameter") or {}
+    mapping = mapping_of(config["model"])
     init_seed(config["seed"], config["reproducibility"])
     dataset = data_preparation(config, create_dataset(config))[0].dataset
+    X = dataset.inter_matrix(form="csr").astype(np.float32)
+    identity = DataIdentity.of(dataset, X)
+    difference = _difference(content, mapping, identity, X)
+    if difference:
+        raise CheckpointError(
+            f"checkpoint = {str(path)!r}: the data are not those that the model was trained on: {difference}. Users and "
+            "items are numbered by the data file, so that others than those named would be forgotten. Restore the "
+            "file, or train again."
+        )
     init_seed(config["seed"], config["reproducibility"])
-    stored = content.get("other_parameter") or {}
-    model_class = get_model(config["model"])
     # RecBole's ADMMSLIM stores no matrices: RecBole itself, too, trains it again where it loads it.
-    model = model_class(config, _OneByOne(dataset) if matrix in stored else dataset)
+    is_stored = mapping.MATRIX in stored
+    model = get_model(config["model"])(config, _OneByOne(dataset) if is_stored else dataset)
     model.n_users, model.n_items = dataset.user_num, dataset.item_num
-    if matrix in stored:
-        model.interaction_matrix = dataset.inter_matrix(form="csr").astype(np.float32)
+    if is_stored:
+        model.interaction_matrix = X
     model.load_state_dict(content["state_dict"])
     model.load_other_parameter(stored)
     for field, tokens in content.get("new_tokens", {}).items():
         first = len(dataset.field2id_token[field])
         dataset.field2token_id[field].update({token: first + i for i, token in enumerate(tokens)})
         dataset.field2id_token[field] = np.append(dataset.field2id_token[field], tokens)
-    return model.to(config["device"]), dataset, content
+    return Loaded(model.to(config["device"]), dataset, content, identity)
 
 
-def save(path, engine):
-    """Write the engine's model to ``path``, whole or not at all. Users and items that it grew by are named there."""
+def save(path: str | PathLike[str], engine: Unlearner) -> None:
+    """Write the engine's model to ``path``, whole or not at all.
+
+    Beside what RecBole reads, the file names the users and items that the model grew by, and the data it was trained on.
+    """
     content = {
         "epoch": 0,
         "cur_step": 0,
@@ -76,6 +106,26 @@ def save(path, engine):
         "state_dict": engine.model.state_dict(),
         "other_parameter": engine.model.other_parameter(),
         "new_tokens": engine.new_tokens,
+        KEY: engine.identity.as_dict() if engine.identity else None,
     }
     with atomic_write(path) as temporary:
         torch.save(content, temporary, pickle_protocol=4)
+
+
+def _read(path: str | PathLike[str]) -> dict[str, Any]:
+    if not os.path.isfile(path):
+        raise CheckpointError(f"checkpoint = {str(path)!r}: there is no such file. Give one that RecBole wrote.")
+    # Named by the user, and holding RecBole's pickled Config.
+    content = torch.load(path, map_location="cpu", weights_only=False)
+    if not isinstance(content, dict) or "config" not in content:
+        raise CheckpointError(f"checkpoint = {str(path)!r}: expected a checkpoint that RecBole wrote.")
+    return content
+
+
+def _difference(content: Mapping[str, Any], mapping: MappingModel, today: DataIdentity, X: sp.csr_matrix) -> str | None:
+    """How the data of today (X and its identity) differ from what the model in a checkpoint was trained on."""
+    if content.get(KEY):
+        return DataIdentity.from_dict(content[KEY]).mismatch(today)
+    if KEY in content:
+        return "which they are is unknown, since the engine that saved it had no dataset but only a Config"
+    return None if mapping.trained_on(content.get("other_parameter") or {}, X) else "the interactions are others"

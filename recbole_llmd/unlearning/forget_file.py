@@ -4,7 +4,7 @@ import os
 
 from recbole_llmd.atomic_write import atomic_write
 from recbole_llmd.data.atomic_file import read_atomic_file
-from recbole_llmd.errors import SettingsError
+from recbole_llmd.errors import DataError
 from recbole_llmd.unlearning.unlearner import Unlearner
 
 
@@ -20,14 +20,14 @@ def read_forget_file(path, config):
         tuple: tokens of the users ``[n]``, and of the items ``[n]`` or None.
 
     Raises:
-        SettingsError: if there is no such file, or it has no column of users, or a token is missing.
+        DataError: if there is no such file, or it has no column of users, or a token is missing.
     """
     if not os.path.isfile(path):
-        raise SettingsError(f"forget-file = {str(path)!r}: there is no such file.")
+        raise DataError(f"forget-file = {str(path)!r}: there is no such file.")
     frame, _ = read_atomic_file(path, config)
     user, item = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
     if user not in frame.columns:
-        raise SettingsError(
+        raise DataError(
             f"forget-file = {str(path)!r}: has the columns {', '.join(frame.columns)}; an atomic file with "
             f"the header {user}:token, or {user}:token and {item}:token, is needed."
         )
@@ -35,7 +35,7 @@ def read_forget_file(path, config):
     frame = frame[columns]
     if (frame == "").any(axis=None):
         line = int((frame == "").any(axis=1).to_numpy().argmax()) + 2
-        raise SettingsError(
+        raise DataError(
             f"forget-file = {str(path)!r}: line {line} lacks a value. Each line names a user"
             + (" and an item." if item in columns else ".")
         )
@@ -55,7 +55,7 @@ def unlearn(checkpoint, forget_file, out, strict=True):
         Receipt: what was done.
 
     Raises:
-        SettingsError: if something given is wrong; nothing is written then.
+        DataError: if something given is wrong; nothing is written then.
     """
     engine = Unlearner.from_checkpoint(checkpoint)
     users, items = read_forget_file(forget_file, engine.config)

@@ -1,12 +1,18 @@
 """What a correction did, for the user's records."""
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
 
 import numpy as np
 import scipy.sparse as sp
+
+from recbole_llmd.unlearning.mapping.correction import MappingMatrix
 
 
 @dataclass(frozen=True)
@@ -22,59 +28,89 @@ class Receipt:
         method: what was done to B, such as ``"low-rank update"`` or ``"refit"``.
         estimates: seconds that the methods to choose from were expected to take (EASE).
         residual, tolerance: how far B is from solving its equations, and what is allowed; None where it is exact.
-        notes: what the user should know, such as a refit after drift.
+        notes: what the user should know, such as why B was fitted anew.
         seconds: the correction alone, from the request to the corrected model, without the two hashes.
         hash_seconds: both hashes.
         peak_bytes: memory above what the process held before the correction; None where the system does not tell.
         hash_before, hash_after: SHA-256 of the model's X and B (:func:`fingerprint`); None if the engine does not hash.
+
+    >>> Receipt(request="forget", model="EASE", mode="mapping", users=[2], items=[1], values=[1.0]).skipped
+    0
     """
 
     request: str
     model: str
     mode: str
-    users: list
-    items: list
-    values: list
+    users: list[int]
+    items: list[int]
+    values: list[float]
     skipped: int = 0
     new_users: int = 0
     new_items: int = 0
     method: str = "none"
-    estimates: dict = None
-    residual: float = None
-    tolerance: float = None
-    notes: tuple = ()
+    estimates: Mapping[str, float] = field(default_factory=dict)
+    residual: float | None = None
+    tolerance: float | None = None
+    notes: Sequence[str] = ()
     seconds: float = 0.0
     hash_seconds: float = 0.0
-    peak_bytes: int = None
-    hash_before: str = None
-    hash_after: str = None
+    peak_bytes: int | None = None
+    hash_before: str | None = None
+    hash_after: str | None = None
 
-    def json(self):
+    def json(self) -> str:
         """The receipt as JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=1)
 
 
-def fingerprint(X, B):
+def fingerprint(X: sp.spmatrix, B: MappingMatrix) -> str:
     """SHA-256 over shape, type and bytes of X (CSR) and B (dense or sparse); equal models have equal fingerprints."""
     digest = hashlib.sha256()
     for matrix in (X, B):
         if sp.issparse(matrix):
             matrix = matrix.tocsr()
             matrix.sort_indices()
-            parts = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data
+            arrays = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data
         else:
-            parts = (np.ascontiguousarray(matrix),)
+            arrays = (np.ascontiguousarray(matrix),)
         digest.update(repr((matrix.shape, str(matrix.dtype))).encode())
-        for part in parts:
-            digest.update(part.data)
+        for array in arrays:
+            digest.update(array.data)
     return digest.hexdigest()
 
 
-class PeakMemory:
-    """``.bytes``: the highest memory of the process in a ``with`` block above that at its start (Linux; else None)."""
+class TimedFingerprint:
+    """:func:`fingerprint` that adds up the ``seconds`` it takes; None at no time if it is switched off.
 
-    def __enter__(self):
-        self.bytes, self._before = None, None
+    >>> hashed = TimedFingerprint(switched_on=False)
+    >>> hashed(sp.eye(2), sp.eye(2)) is None, hashed.seconds
+    (True, 0.0)
+    """
+
+    def __init__(self, switched_on: bool) -> None:
+        self.switched_on, self.seconds = switched_on, 0.0
+
+    def __call__(self, X: sp.spmatrix, B: MappingMatrix) -> str | None:
+        if not self.switched_on:
+            return None
+        before = perf_counter()
+        text = fingerprint(X, B)
+        self.seconds += perf_counter() - before
+        return text
+
+
+class PeakMemory:
+    """``.bytes``: the highest memory of the process in a ``with`` block above that at its start (Linux; else None).
+
+    >>> with PeakMemory() as memory:
+    ...     ones = np.ones(1000)
+    >>> memory.bytes is None or memory.bytes >= 0
+    True
+    """
+
+    def __enter__(self) -> PeakMemory:
+        self.bytes: int | None = None
+        self._before: int | None = None
         try:
             with open("/proc/self/clear_refs", "w") as file:
                 file.write("5")  # resets VmHWM to VmRSS
@@ -83,11 +119,11 @@ class PeakMemory:
             pass
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         if self._before is not None:
             self.bytes = max(0, self._read("VmHWM") - self._before)
 
     @staticmethod
-    def _read(name):
+    def _read(name: str) -> int:
         with open("/proc/self/status") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))

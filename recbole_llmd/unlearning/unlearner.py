@@ -1,16 +1,30 @@
 """IMCorrect (arXiv 2307.15960): correct X, then B, of a trained mapping model, without retraining."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from os import PathLike
 from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from recbole_llmd.errors import MappingMismatch, SettingsError
+from recbole_llmd.data.identity import DataIdentity
+from recbole_llmd.errors import MappingMismatch, RequestError, SettingsError
 from recbole_llmd.unlearning import checkpoint
-from recbole_llmd.unlearning.identifiers import Ids
+from recbole_llmd.unlearning.identifiers import Identifiers
 from recbole_llmd.unlearning.mapping import mapping_of
-from recbole_llmd.unlearning.mapping.correction import Change, Correction, State
-from recbole_llmd.unlearning.receipt import PeakMemory, Receipt, fingerprint
+from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, MappingMatrix, padded
+from recbole_llmd.unlearning.receipt import PeakMemory, Receipt, TimedFingerprint
+from recbole_llmd.unlearning.request import Request
+
+if TYPE_CHECKING:
+    from recbole.config import Config
+    from recbole.data.dataset import Dataset
+    from recbole.model.abstract_recommender import GeneralRecommender
 
 MODES = ("none", "interaction", "mapping", "retrain")
 
@@ -30,10 +44,18 @@ class Unlearner:
         hashes: whether receipts hold the model's hash before and after.
 
     Raises:
-        SettingsError: if the model is no mapping model, or the mode is unknown.
+        ModelError: if the model is no mapping model.
+        SettingsError: if the mode is unknown, or the model was trained with a setting that cannot be corrected.
     """
 
-    def __init__(self, model, source, mode="mapping", tolerance=None, hashes=True):
+    def __init__(
+        self,
+        model: GeneralRecommender,
+        source: Dataset | Config,
+        mode: str = "mapping",
+        tolerance: float | None = None,
+        hashes: bool = True,
+    ) -> None:
         if mode not in MODES:
             raise SettingsError(f"mode = {mode!r}: expected one of " + ", ".join(map(repr, MODES)) + ".")
         self.model, self.mode, self.tolerance, self.hashes = model, mode, tolerance, hashes
@@ -42,19 +64,22 @@ class Unlearner:
         dataset = source if hasattr(source, "inter_matrix") else None
         self.config = source if dataset is None else source.config
         self.params = {key: self.config[key] for key in self.mapping.PARAMETERS}
-        for key, value in getattr(self.mapping, "REQUIRED", {}).items():
+        for key, value in self.mapping.REQUIRED.items():
             if self.params[key] != value:
                 raise SettingsError(
                     f"{key} = {self.params[key]!r}: {self.name} is corrected with {key} = {value!r} "
                     f"only. Train it so, or retrain on the retained interactions."
                 )
-        self.user_ids = Ids("user", model.n_users, dataset, model.USER_ID)
-        self.item_ids = Ids("item", model.n_items, dataset, model.ITEM_ID)
-        self.checkpoint, self.new_tokens = None, {}
-        self._cache, self._seen = {}, (None, None)
+        self.user_ids = Identifiers("user", model.n_users, dataset, model.USER_ID)
+        self.item_ids = Identifiers("item", model.n_items, dataset, model.ITEM_ID)
+        self.identity = DataIdentity.of(dataset) if dataset is not None else None
+        self.checkpoint: dict[str, Any] | None = None
+        self.new_tokens: dict[str, list[str]] = {}
+        self._cache: Any = {}
+        self._cached_for: tuple[object, object] = (None, None)
 
     @classmethod
-    def from_checkpoint(cls, path, **settings):
+    def from_checkpoint(cls, path: str | PathLike[str], **settings: Any) -> Unlearner:
         """The engine of a model that RecBole saved, built without training it again.
 
         Args:
@@ -62,19 +87,26 @@ class Unlearner:
             settings: as for the class.
 
         Raises:
-            SettingsError: if there is no such file, or it holds no mapping model.
+            CheckpointError: if there is no such file, RecBole did not write it, or the data are no longer those that
+                the model was trained on.
+            ModelError: if it holds no mapping model.
         """
-        model, dataset, content = checkpoint.load(path)
-        engine = cls(model, dataset, **settings)
-        engine.checkpoint, engine.new_tokens = content, dict(content.get("new_tokens", {}))
+        loaded = checkpoint.load(path)
+        engine = cls(loaded.model, loaded.dataset, **settings)
+        engine.identity = loaded.identity
+        engine.checkpoint, engine.new_tokens = loaded.content, dict(loaded.content.get("new_tokens", {}))
         return engine
 
-    def save(self, path):
-        """Write the model as a checkpoint that RecBole loads."""
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the model as a checkpoint that RecBole loads.
+
+        An engine that was built from a Config alone does not know which data its ids belong to: what it saves is
+        refused by :meth:`from_checkpoint`.
+        """
         checkpoint.save(path, self)
 
     @property
-    def X(self):
+    def X(self) -> sp.csr_matrix:
         """The model's interactions, CSR [n_users, n_items] with sorted indices."""
         X = self.model.interaction_matrix
         if not sp.issparse(X) or X.format != "csr" or not X.has_canonical_format:
@@ -83,252 +115,217 @@ class Unlearner:
         return X
 
     @property
-    def B(self):
+    def B(self) -> MappingMatrix:
         """The model's mapping matrix [n_items, n_items]."""
         return getattr(self.model, self.mapping.MATRIX)
 
-    def forget(self, user_ids, item_ids, strict=True):
+    # --- requests by tokens or ids ------------------------------------------------------------------------------------
+
+    def forget(self, users: object, items: object, *, ids: str = "token", strict: bool = True) -> Receipt:
         """Remove interactions; pair ``n`` is user ``n`` with item ``n``. Repeated pairs count once.
 
         Args:
-            user_ids, item_ids: internal ids or tokens, of equal number; none is an empty request, which is recorded.
+            users, items: of equal number; none is an empty request, which is recorded.
+            ids: ``"token"`` if they are tokens (strings, as in the data files), ``"internal"`` if they are RecBole's
+                internal ids (whole numbers).
             strict: whether a pair that is not in X is refused; else it is skipped and counted in the receipt.
 
         Raises:
-            SettingsError: if an id is unknown, or a pair is not in X.
+            RequestError: if an id is unknown or of another type, or a pair is not in X.
         """
         started = perf_counter()
-        users, items, _, _ = self._pairs(user_ids, item_ids)
-        return self._forget(users, items, strict, started)
+        user_ids, _ = self.user_ids.to_internal(users, ids)
+        item_ids, _ = self.item_ids.to_internal(items, ids)
+        return self._answered(Request("forget", user_ids, item_ids, strict=strict), started)
 
-    def forget_users(self, user_ids, strict=True):
-        """Remove all interactions of users; ``strict`` refuses a user without any.
+    def forget_users(self, users: object, *, ids: str = "token", strict: bool = True) -> Receipt:
+        """Remove all interactions of users; ``ids`` as for :meth:`forget`, ``strict`` refuses a user without any.
 
         Raises:
-            SettingsError: if an id is unknown, or a user has nothing to forget.
+            RequestError: if an id is unknown or of another type, or a user has nothing to forget.
         """
         started = perf_counter()
-        users = np.unique(self.user_ids.resolve(user_ids)[0])
-        return self._forget_all(self.X, users, self.user_ids, strict, started)
+        leaving = np.unique(self.user_ids.to_internal(users, ids)[0])
+        owners, items, empty = self._all_of(self.X, leaving, self.user_ids, strict)
+        return self._answered(Request("forget", owners, items), started, empty)
 
-    def forget_items(self, item_ids, strict=True):
-        """Remove all interactions with items; ``strict`` refuses an item without any.
+    def forget_items(self, items: object, *, ids: str = "token", strict: bool = True) -> Receipt:
+        """Remove all interactions with items; ``ids`` as for :meth:`forget`, ``strict`` refuses an item without any.
 
         Raises:
-            SettingsError: if an id is unknown, or nobody has an item.
+            RequestError: if an id is unknown or of another type, or nobody has an item.
         """
         started = perf_counter()
-        items = np.unique(self.item_ids.resolve(item_ids)[0])
-        return self._forget_all(self.X.T.tocsr(), items, self.item_ids, strict, started)
+        leaving = np.unique(self.item_ids.to_internal(items, ids)[0])
+        owned, users, empty = self._all_of(self.X.T.tocsr(), leaving, self.item_ids, strict)
+        return self._answered(Request("forget", users, owned), started, empty)
 
-    def learn(self, user_ids, item_ids, values=None, strict=True, grow=False):
+    def learn(
+        self,
+        users: object,
+        items: object,
+        values: ArrayLike | None = None,
+        *,
+        ids: str = "token",
+        strict: bool = True,
+        grow: bool = False,
+    ) -> Receipt:
         """Add interactions; the inverse of :meth:`forget` (to rounding).
 
         Args:
-            user_ids, item_ids: internal ids or tokens, of equal number.
+            users, items: of equal number, named as ``ids`` says (see :meth:`forget`).
             values: entries of X for the pairs (how often each occurs; receipts hold those forgotten), or None for 1.
+            ids: ``"token"`` or ``"internal"``.
             strict: whether a pair that is already in X is refused; else it is skipped and counted in the receipt.
             grow: whether users and items that the model does not know are added to it, and to its dataset's tokens.
 
         Raises:
-            SettingsError: if an id is unknown, a pair is already in X, or values do not fit.
+            RequestError: if an id is unknown or of another type, a pair is already in X, or values do not fit.
         """
         started = perf_counter()
-        users, items, new_users, new_items = self._pairs(user_ids, item_ids, grow)
-        values = self._values(values, len(users))
-        first = np.unique(users * (items.max(initial=0) + 1) + items, return_index=True)[1]
-        users, items, values = users[first], items[first], values[first]
-        X = _resized(self.X, len(new_users), len(new_items))
-        fresh = np.asarray(X[users, items]).ravel() == 0 if len(users) else np.zeros(0, bool)
-        _check(fresh, users, items, "to learn are already in X", strict)
-        pairs = users[fresh], items[fresh], values[fresh]
-        return self._apply("learn", X, pairs, 1, int((~fresh).sum()), (new_users, new_items), started)
+        user_ids, new_users = self.user_ids.to_internal(users, ids, grow)
+        item_ids, new_items = self.item_ids.to_internal(items, ids, grow)
+        weights = None if values is None else np.asarray(values)
+        return self._answered(Request("learn", user_ids, item_ids, weights, new_users, new_items, strict), started)
 
-    def refit(self, dtype=None):
-        """Fit B on the present X from scratch, as RecBole defines the model, in place.
-
-        For a start without the choices that RecBole leaves open: ItemKNN's ties, the iterations at which SLIMElastic
-        and ADMMSLIM stop, float32 (``dtype="float64"``).
-        """
-        started, dtype = perf_counter(), np.dtype(dtype or self.B.dtype)
-        return self._recorded(
-            "refit", self.X, ((), (), ()), 0, ((), ()), started, lambda X: self._fitted(X, dtype, "refit")
-        )
-
-    # --- requests -----------------------------------------------------------------------------------------------------
-
-    def _pairs(self, user_ids, item_ids, grow=False):
-        users, new_users = self.user_ids.resolve(user_ids, grow)
-        items, new_items = self.item_ids.resolve(item_ids, grow)
-        if len(users) != len(items):
-            raise SettingsError(
-                f"{len(users)} users and {len(items)} items: pairs need as many of one as the other. "
-                f"To forget all of a user or an item, use forget_users or forget_items."
-            )
-        return users, items, new_users, new_items
+    def _answered(self, request: Request, started: float, skipped: int = 0) -> Receipt:
+        """:meth:`apply`, whose receipt also counts the time since ``started`` and what was skipped before."""
+        resolving = perf_counter() - started
+        receipt = self.apply(request)
+        return replace(receipt, seconds=receipt.seconds + resolving, skipped=receipt.skipped + skipped)
 
     @staticmethod
-    def _values(values, number):
-        values = np.ones(number) if values is None else np.atleast_1d(np.asarray(values, np.float64))
-        if len(values) != number or not (values > 0).all() or (values != np.rint(values)).any():
-            raise SettingsError(f"values: expected {number} whole numbers above 0, one per pair (how often it occurs).")
-        return values
-
-    def _forget_all(self, X, rows, ids, strict, started):
-        lengths = np.diff(X.indptr)[rows]
+    def _all_of(
+        X: sp.csr_matrix, owners: NDArray[np.int64], identifiers: Identifiers, strict: bool
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+        """All pairs in the rows ``owners`` of X: their rows and columns, and how many rows have none."""
+        lengths = np.diff(X.indptr)[owners]
         if strict and not lengths.all():
-            raise SettingsError(
-                f"{ids.kind} = {rows[lengths == 0][0]} (internal id): there is no interaction to "
-                f"forget. Leave it out, or use strict=False to skip it."
+            raise RequestError(
+                f"{identifiers.name(owners[lengths == 0][0])}: there is no interaction to forget. Leave it out, or skip "
+                f"such (strict=False; --skip-missing on the command line)."
             )
-        others = X[rows].indices
-        owners = np.repeat(rows, lengths)
-        users, items = (owners, others) if ids is self.user_ids else (others, owners)
-        return self._forget(users.astype(np.int64), items.astype(np.int64), True, started, int((lengths == 0).sum()))
+        return np.repeat(owners, lengths), X[owners].indices.astype(np.int64), int((lengths == 0).sum())
 
-    def _forget(self, users, items, strict, started, skipped=0):
-        X = self.X
-        pairs = np.unique(users * X.shape[1] + items)
-        users, items = pairs // X.shape[1], pairs % X.shape[1]
-        values = np.asarray(X[users, items]).ravel() if len(users) else np.zeros(0)
-        there = values != 0
-        _check(there, users, items, "to forget are not in X", strict)
-        pairs = users[there], items[there], values[there]
-        return self._apply("forget", X, pairs, -1, skipped + int((~there).sum()), ((), ()), started)
+    # --- the one path -------------------------------------------------------------------------------------------------
 
-    def _apply(self, request, X, pairs, sign, skipped, new, started):
-        """Correct the model for ``sign``·pairs added to X [already grown]."""
-        users, items, values = pairs
-        if not len(users):
-            return self._recorded(
-                request,
-                X,
-                pairs,
-                skipped,
-                ((), ()),
-                started,
-                lambda X: Correction(self.B, "nothing to correct"),
-                set_result=False,
-            )
-        change = sp.csr_matrix(((sign * values).astype(X.dtype), (users, items)), shape=X.shape)
-        after = (X + change).tocsr()
-        after.eliminate_zeros()
-        after.has_canonical_format = True
-        return self._recorded(
-            request,
-            after,
-            pairs,
-            skipped,
-            new,
-            started,
-            lambda after: self._correct(X, after, new),
-            set_result=self.mode != "none",
+    def apply(self, request: Request) -> Receipt:
+        """Correct the model as ``request`` says; the one path of all requests.
+
+        Raises:
+            RequestError: if an id is not the model's, or a pair is not there to forget or already there to learn.
+            MappingMismatch: if B does not belong to X, so that there is nothing to correct it from.
+            UnsolvedError: if the corrected B does not solve its equations to the tolerance.
+        """
+        started = perf_counter()
+        for identifiers, internal_ids, new in (
+            (self.user_ids, request.users, request.new_users),
+            (self.item_ids, request.items, request.new_items),
+        ):
+            identifiers.check(internal_ids, new)
+        X = request.grown(self.X)
+        pairs = request.distinct()
+        applies = pairs.applies_to(X)
+        if request.strict and not applies.all():
+            raise self._not_applicable(pairs.subset(~applies), len(pairs))
+        change = pairs.subset(applies).change(X)
+        if len(change.users):
+            receipt = self._carried_out(request, change, lambda: self._correct(X, change), started)
+        else:
+            receipt = self._carried_out(request, change, lambda: Correction(self.B, "nothing to correct"), started)
+        return replace(receipt, skipped=int((~applies).sum()))
+
+    def refit(self, dtype: DTypeLike | None = None) -> Receipt:
+        """Fit B on the present X from scratch, as RecBole defines the model, in place.
+
+        For a model without the choices that RecBole leaves open: ItemKNN's ties, the iterations at which SLIMElastic
+        and ADMMSLIM stop, float32 (``dtype="float64"``).
+        """
+        started, X = perf_counter(), self.X
+        target = np.dtype(self.B.dtype if dtype is None else dtype)
+        return self._carried_out(None, Change.none(X), lambda: self._fitted(X, target, "refit"), started)
+
+    def _not_applicable(self, pairs: Request, asked: int) -> RequestError:
+        problem = "to forget are not in X" if pairs.kind == "forget" else "to learn are already in X"
+        user, item = self.user_ids.name(int(pairs.users[0])), self.item_ids.name(int(pairs.items[0]))
+        return RequestError(
+            f"{len(pairs)} of {asked} pairs {problem}, the training interactions; the first: {user}, {item}. Leave them "
+            f"out, or skip such (strict=False; --skip-missing on the command line)."
         )
 
-    def _fitted(self, X, dtype, method):
-        return Correction(self.mapping.fit(X, self.params, dtype), method, cache={"own": X.shape})
-
-    def _correct(self, X, after, new):
-        """B for X ``after``, according to the mode."""
-        B = _padded(self.B, len(new[1]))
+    def _correct(self, X: sp.csr_matrix, change: Change) -> Correction:
+        """B for ``change`` of X [already grown], according to the mode."""
+        B = padded(self.B, X.shape[1] - self.B.shape[0])
         if self.mode == "none":
             return Correction(B, "none")
         if self.mode == "interaction":
             return Correction(B, "X alone")
-        dtype = B.dtype
         if self.mode == "retrain":
-            return self._fitted(after, dtype, "retrain")
-        known = self._seen[0] is self.model.interaction_matrix and self._seen[1] is self.B
+            return self._fitted(change.X, B.dtype, "retrain")
+        known = self._cached_for[0] is self.model.interaction_matrix and self._cached_for[1] is self.B
         # Empty at the first request and where someone loaded other weights; and again if this correction fails.
         cache, self._cache = self._cache if known else {}, {}
-        tolerance = self.mapping.TOLERANCE[str(dtype)] if self.tolerance is None else self.tolerance
+        tolerance = self.mapping.TOLERANCE[str(B.dtype)] if self.tolerance is None else self.tolerance
         try:
-            return self.mapping.correct(State(X, B, self.params, cache), Change.between(X, after), tolerance)
+            return self.mapping.correct(FittedMapping(X, B, self.params, cache), change, tolerance)
         except MappingMismatch as error:
-            raise SettingsError(
+            raise MappingMismatch(
                 f"{self.name}: {self.mapping.MATRIX} does not belong to interaction_matrix: {error}. Give the dataset "
                 f"and the parameters that the model was trained with, or refit() first."
             ) from error
 
-    def _recorded(self, request, after, pairs, skipped, new, started, correct, set_result=True):
-        """Run a correction, set its result in the model, and write its receipt."""
-        hashing = perf_counter()
-        before_hash = fingerprint(self.X, self.B) if self.hashes else None
-        hashing = perf_counter() - hashing
+    def _fitted(self, X: sp.csr_matrix, dtype: DTypeLike, method: str) -> Correction:
+        return Correction(self.mapping.fit(X, self.params, dtype), method, cache={"own": X.shape})
+
+    def _carried_out(
+        self, request: Request | None, change: Change, correct: Callable[[], Correction], started: float
+    ) -> Receipt:
+        """Run a correction for ``change`` (a refit if there is no request), set its result, and write its receipt."""
+        hashed = TimedFingerprint(self.hashes)
+        hash_before = hashed(self.X, self.B)
         with PeakMemory() as memory:
-            correction = correct(after)
-            derived = self.mapping.derived(after, correction.B) if hasattr(self.mapping, "derived") else {}
-        if set_result:
-            self._commit(after, correction, derived, new)
-        seconds = perf_counter() - started - hashing
-        again = perf_counter()
-        after_hash = fingerprint(self.X, self.B) if self.hashes else None
-        users, items, values = (np.asarray(part).tolist() for part in pairs)
+            correction = correct()
+            derived = self.mapping.derived(change.X, correction.B)
+        if request is None or (len(change.users) and self.mode != "none"):
+            self._commit(change.X, correction, derived, request)
+        seconds = perf_counter() - started - hashed.seconds
+        hash_after = hashed(self.X, self.B)
+        users, items, values = change.pairs
         return Receipt(
-            request=request,
+            request="refit" if request is None else request.kind,
             model=self.name,
             mode=self.mode,
             users=users,
             items=items,
             values=values,
-            skipped=skipped,
-            new_users=len(new[0]),
-            new_items=len(new[1]),
+            new_users=len(request.new_users) if request else 0,
+            new_items=len(request.new_items) if request else 0,
             method=correction.method,
             estimates=correction.estimates,
             residual=correction.residual,
             tolerance=correction.tolerance,
             notes=correction.notes,
             seconds=seconds,
-            hash_seconds=hashing + perf_counter() - again,
+            hash_seconds=hashed.seconds,
             peak_bytes=memory.bytes,
-            hash_before=before_hash,
-            hash_after=after_hash,
+            hash_before=hash_before,
+            hash_after=hash_after,
         )
 
-    def _commit(self, X, correction, derived, new):
+    def _commit(
+        self, X: sp.csr_matrix, correction: Correction, derived: dict[str, Any], request: Request | None
+    ) -> None:
         """The only place that changes the model's attributes: plain assignments, nothing that can fail."""
         model = self.model
-        matrices = {"interaction_matrix": X, self.mapping.MATRIX: correction.B, **derived}
-        for name, value in matrices.items():
+        attributes = {"interaction_matrix": X, self.mapping.MATRIX: correction.B, **derived}
+        for name, value in attributes.items():
             setattr(model, name, value)
-        if new[0] or new[1]:
-            for ids, tokens in zip((self.user_ids, self.item_ids), new):
-                ids.add(tokens)
-                self.new_tokens[ids.field] = [*self.new_tokens.get(ids.field, ()), *tokens]
+        if request is not None and (request.new_users or request.new_items):
+            for identifiers, tokens in ((self.user_ids, request.new_users), (self.item_ids, request.new_items)):
+                identifiers.add(tokens)
+                self.new_tokens[identifiers.field] = [*self.new_tokens.get(identifiers.field, ()), *tokens]
             model.n_users, model.n_items = self.user_ids.count, self.item_ids.count
-            matrices.update(n_users=model.n_users, n_items=model.n_items)
+            attributes.update(n_users=model.n_users, n_items=model.n_items)
         # What RecBole's checkpoints hold; its ItemKNN leaves out X, its ADMMSLIM everything.
-        model.other_parameter_name = list(dict.fromkeys([*getattr(model, "other_parameter_name", ()), *matrices]))
-        self._cache, self._seen = correction.cache, (X, correction.B)
-
-
-def _check(good, users, items, problem, strict):
-    if strict and not good.all():
-        user, item = users[~good][0], items[~good][0]
-        raise SettingsError(
-            f"{(~good).sum()} of {len(good)} pairs {problem}, the first: user {user}, item {item} "
-            f"(internal ids). Leave them out, or use strict=False to skip them."
-        )
-
-
-def _resized(X, new_users, new_items):
-    if not new_users and not new_items:
-        return X
-    X = X.copy()
-    X.resize(X.shape[0] + new_users, X.shape[1] + new_items)
-    return X
-
-
-def _padded(B, new_items):
-    """B with rows and columns of zeros for new items: what every mapping model gives an item without interactions."""
-    if not new_items:
-        return B
-    n = B.shape[0] + new_items
-    if sp.issparse(B):
-        B = B.copy()
-        B.resize(n, n)
-        return B
-    padded = np.zeros((n, n), B.dtype)
-    padded[:-new_items, :-new_items] = B
-    return padded.view(type(B))
+        model.other_parameter_name = list(dict.fromkeys([*getattr(model, "other_parameter_name", ()), *attributes]))
+        self._cache, self._cached_for = correction.cache, (X, correction.B)

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from recbole_llmd.unlearning.mapping import admm, ease, slim
-from recbole_llmd.unlearning.mapping.correction import Change, State
+from recbole_llmd.unlearning.mapping.correction import Change, FittedMapping
 
 quick = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
@@ -47,11 +47,19 @@ def changes(draw, highest=1):
     return before, after
 
 
+def change_between(before, after):
+    """The change from X before to X after, from their difference: what requests make in another way."""
+    delta = (after - before).tocsr()
+    delta.eliminate_zeros()
+    users = np.flatnonzero(np.diff(delta.indptr))
+    return Change(after, users, np.unique(delta.indices), delta[users])
+
+
 def corrected(module, params, before, after, B=None, dtype=np.float64, tolerance=None, cache=None):
     before, after = (sp.csr_matrix(X.astype(dtype)) for X in (before, after))
     B = module.fit(before, params, dtype) if B is None else B
     tolerance = tolerance or module.TOLERANCE[np.dtype(dtype).name]
-    return module.correct(State(before, B, params, cache or {}), Change.between(before, after), tolerance)
+    return module.correct(FittedMapping(before, B, params, cache or {}), change_between(before, after), tolerance)
 
 
 # --- oracles ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import numpy as np
 from recbole.utils import get_model
 
 from recbole_llmd.unlearning import Unlearner
-from recbole_llmd.unlearning.evaluation.arms import answer
 from recbole_llmd.unlearning.request import Request
 from tests.helpers.mapping_models import retained
 
@@ -29,5 +28,5 @@ def retrained_matrices(name, config, dataset, users, items):
 
 def corrected_matrices(model, dataset, mode, users, items):
     engine = Unlearner(copy.deepcopy(model), dataset, mode=mode)
-    answer(engine, Request("forget", users, items))
+    engine.apply(Request("forget", users, items))
     return engine.X, engine.B

@@ -9,7 +9,7 @@ import torch
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_model, get_trainer
 
-from recbole_llmd.errors import SettingsError
+from recbole_llmd.errors import CheckpointError, ModelError, RequestError
 from recbole_llmd.unlearning import Unlearner
 from tests.helpers.mapping_models import MODELS, dense, evaluate, retained
 
@@ -35,9 +35,9 @@ def test_a_corrected_model_is_recboles_refit_on_the_retained_interactions(traine
     config, (train, valid, test), model = trained(name)
     engine = Unlearner(model, train.dataset)
     X = engine.X.copy()
-    first = engine.forget_users([3, 17])
-    second = engine.forget(X.tocoo().row[400:440:2], X.tocoo().col[400:440:2])
-    third = engine.forget_items(5, strict=False)
+    first = engine.forget_users([3, 17], ids="internal")
+    second = engine.forget(X.tocoo().row[400:440:2], X.tocoo().col[400:440:2], ids="internal")
+    third = engine.forget_items(5, ids="internal", strict=False)
     users = first.users + second.users + third.users
     items = first.items + second.items + third.items
     assert len(users) > 40
@@ -65,7 +65,7 @@ def test_one_user_of_ml_100k(build, name):
         }
     )
     engine = Unlearner(model, train.dataset)
-    receipt = engine.forget_users(7)
+    receipt = engine.forget_users(7, ids="internal")
     reference = get_model(name)(config, retained(train.dataset, receipt.users, receipt.items))
     if name == "ItemKNN":
         Unlearner(reference, train.dataset).refit()
@@ -87,7 +87,7 @@ def test_the_model_grows_by_new_users_and_items(trained, name):
     engine = Unlearner(model, train.dataset)
     n_users, n_items = model.n_users, model.n_items
     before = evaluate(config, model, test)
-    with pytest.raises(SettingsError, match="grow=True"):
+    with pytest.raises(RequestError, match="grow=True"):
         engine.learn(["newcomer"], ["i1"])
     users = ["newcomer", "newcomer", *(f"u{n}" for n in range(1, 30))]
     receipt = engine.learn(users, ["i1"] + ["novelty"] * 30, grow=True)
@@ -127,10 +127,10 @@ def test_checkpoints_go_to_and_come_from_recbole(trained, name, tmp_path):
         assert sp.issparse(loaded.pred_mat)  # nothing of this package in the file
 
     again = Unlearner.from_checkpoint(out)
-    assert again.user_ids.resolve("newcomer")[0] == [engine.model.n_users - 1]
-    with pytest.raises(SettingsError, match="no interaction"):
+    assert again.user_ids.to_internal("newcomer")[0] == [engine.model.n_users - 1]
+    with pytest.raises(RequestError, match="no interaction"):
         again.forget_users("u3")
-    again.learn(receipt.users, receipt.items, receipt.values)
+    again.learn(receipt.users, receipt.items, receipt.values, ids="internal")
     scratch = Unlearner(copy.deepcopy(again.model), again.user_ids.dataset)
     scratch.refit()
     assert np.allclose(dense(again.B), dense(scratch.B), atol=1e-5)
@@ -154,11 +154,11 @@ def test_a_checkpoint_is_read_without_training(trained, name, monkeypatch):
 
 
 def test_wrong_checkpoints_are_refused(tmp_path):
-    with pytest.raises(SettingsError, match="there is no such file"):
+    with pytest.raises(CheckpointError, match="there is no such file"):
         Unlearner.from_checkpoint(tmp_path / "missing.pth")
     torch.save([1], tmp_path / "list.pth")
-    with pytest.raises(SettingsError, match="a checkpoint that RecBole wrote"):
+    with pytest.raises(CheckpointError, match="a checkpoint that RecBole wrote"):
         Unlearner.from_checkpoint(tmp_path / "list.pth")
     torch.save({"config": {"model": "SASRec"}}, tmp_path / "other.pth")
-    with pytest.raises(SettingsError, match="model = 'SASRec'"):
+    with pytest.raises(ModelError, match="model = 'SASRec'"):
         Unlearner.from_checkpoint(tmp_path / "other.pth")

@@ -2,15 +2,17 @@
 
 import copy
 import json
+import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recbole_llmd.errors import SettingsError
+from recbole_llmd.errors import MappingMismatch, ModelError, RequestError, SettingsError
 from recbole_llmd.unlearning import Unlearner, fingerprint
 from recbole_llmd.unlearning.mapping import ease, itemknn
 from tests.helpers.mapping_models import MODELS, dense
@@ -43,9 +45,9 @@ def test_predict_and_full_sort_predict_follow_the_correction(trained, name):
     config, (train, _, _), model = trained(name)
     engine = Unlearner(model, train.dataset)
     engine.forget_users("u3")
-    user = engine.user_ids.resolve("u7")[0][0]
+    user = engine.user_ids.to_internal("u7")[0][0]
     row = engine.X[[user]].toarray()
-    receipt = engine.forget(["u7"], [int(row[0].nonzero()[0][0])])
+    receipt = engine.forget([user], [int(row[0].nonzero()[0][0])], ids="internal")
     row[0, receipt.items[0]] = 0
     expected = (row @ dense(engine.B))[0]
     pairs = {model.USER_ID: torch.full((model.n_items,), user), model.ITEM_ID: torch.arange(model.n_items)}
@@ -57,7 +59,7 @@ def test_predict_and_full_sort_predict_follow_the_correction(trained, name):
 
 
 def engine_ids(token, engine):
-    return torch.as_tensor(engine.user_ids.resolve(token)[0])
+    return torch.as_tensor(engine.user_ids.to_internal(token)[0])
 
 
 # --- modes ------------------------------------------------------------------------------------------------------------
@@ -72,7 +74,7 @@ def test_modes(trained, name):
     receipts = {}
     for mode, model in models.items():
         engine = Unlearner(model, train.dataset, mode=mode)
-        receipts[mode] = engine.forget_users([4, 5])
+        receipts[mode] = engine.forget_users([4, 5], ids="internal")
         assert receipts[mode].mode == mode
         B, changed = dense(engine.B), (engine.X != X).nnz
         assert changed == (0 if mode == "none" else len(receipts[mode].users))
@@ -88,14 +90,14 @@ def test_modes(trained, name):
 def test_a_mapping_left_behind_by_x_is_noticed(trained):
     for name in ("EASE", "ItemKNN"):
         _, (train, _, _), model = trained(name)
-        Unlearner(model, train.dataset, mode="interaction").forget_users([4, 5])
+        Unlearner(model, train.dataset, mode="interaction").forget_users([4, 5], ids="internal")
         engine = Unlearner(model, train.dataset)
         before = snapshot(engine)
-        with pytest.raises(SettingsError, match="does not belong to interaction_matrix.*refit"):
-            engine.forget_users([6])
+        with pytest.raises(MappingMismatch, match="does not belong to interaction_matrix.*refit"):
+            engine.forget_users([6], ids="internal")
         assert_as_it_was(engine, before)
         engine.refit()
-        engine.forget_users([6])
+        engine.forget_users([6], ids="internal")
 
 
 def test_weights_loaded_from_elsewhere_are_not_taken_for_the_corrected_ones(trained):
@@ -103,9 +105,9 @@ def test_weights_loaded_from_elsewhere_are_not_taken_for_the_corrected_ones(trai
         _, (train, _, _), model = trained(name)
         old = {key: copy.deepcopy(getattr(model, key)) for key in ("interaction_matrix", *model.other_parameter_name)}
         engine = Unlearner(model, train.dataset)
-        engine.forget_users([4])
+        engine.forget_users([4], ids="internal")
         model.load_other_parameter(old)  # what trainer.evaluate(load_best_model=True) does
-        engine.forget_users([5])
+        engine.forget_users([5], ids="internal")
         fresh = Unlearner(copy.deepcopy(model), train.dataset)
         fresh.refit()
         assert np.allclose(dense(engine.B), dense(fresh.B), atol=1e-6)
@@ -114,10 +116,10 @@ def test_weights_loaded_from_elsewhere_are_not_taken_for_the_corrected_ones(trai
 def test_a_checkpoint_that_brings_back_only_w_is_noticed(trained):
     engine = engine_of(trained, "ItemKNN")
     old = {"w": engine.model.w, "pred_mat": engine.model.pred_mat}  # all that RecBole's ItemKNN stores
-    engine.forget_users([4])
+    engine.forget_users([4], ids="internal")
     engine.model.load_other_parameter(old)
-    with pytest.raises(SettingsError, match="w does not belong to interaction_matrix"):
-        engine.forget_users([5])
+    with pytest.raises(MappingMismatch, match="w does not belong to interaction_matrix"):
+        engine.forget_users([5], ids="internal")
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -128,28 +130,30 @@ def test_forget_then_learn_restores_the_model(trained, name):
     engine = engine_of(trained, name)
     engine.refit()
     X, B = engine.X.copy(), dense(engine.B).copy()
-    receipts = [engine.forget_users([2, 9]), engine.forget_items([7], strict=False)]
+    receipts = [engine.forget_users([2, 9], ids="internal"), engine.forget_items([7], ids="internal", strict=False)]
     for receipt in reversed(receipts):
-        engine.learn(receipt.users, receipt.items, receipt.values)
+        engine.learn(receipt.users, receipt.items, receipt.values, ids="internal")
     assert (engine.X != X).nnz == 0
     assert np.abs(dense(engine.B) - B).max() < (1e-6 if name != "ItemKNN" else 1e-30)
 
 
 def test_ids_and_tokens_name_the_same(trained):
-    engines = [engine_of(trained, "EASE") for _ in range(5)]
+    engines = [engine_of(trained, "EASE") for _ in range(7)]
     dataset = engines[0].user_ids.dataset
     X = engines[0].X
     users = np.array([3, 8])
     items = X[users].toarray().argmax(axis=1)
     tokens = [dataset.id2token(dataset.uid_field, users), dataset.id2token(dataset.iid_field, items)]
     requests = [
-        (users, items),
-        (users.tolist(), items.tolist()),
-        (torch.tensor(users), torch.tensor(items)),
-        tokens,
-        [list(map(str, part)) for part in tokens],
+        (users, items, "internal"),
+        (users.tolist(), items.tolist(), "internal"),
+        (torch.tensor(users), torch.tensor(items), "internal"),
+        (*tokens, "token"),
+        (*(list(map(str, named)) for named in tokens), "token"),
+        (*(tuple(map(str, named)) for named in tokens), "token"),
+        (*(pd.Series(named) for named in tokens), "token"),
     ]
-    receipts = [engine.forget(*request) for engine, request in zip(engines, requests)]
+    receipts = [engine.forget(*request, ids=ids) for engine, (*request, ids) in zip(engines, requests, strict=True)]
     assert len({receipt.hash_after for receipt in receipts}) == 1
     assert sorted(zip(receipts[0].users, receipts[0].items)) == sorted(zip(users.tolist(), items.tolist()))
 
@@ -167,41 +171,108 @@ def test_an_empty_request_changes_nothing(trained):
 def test_the_same_pair_twice_in_a_request_counts_once(trained):
     engine = engine_of(trained, "EASE")
     item = int(engine.X[[3]].indices[0])
-    assert engine.forget([3, 3, 3], [item, item, item]).users == [3]
-    assert engine.learn([3, 3], [item, item]).values == [1.0]
+    assert engine.forget([3, 3, 3], [item, item, item], ids="internal").users == [3]
+    assert engine.learn([3, 3], [item, item], ids="internal").values == [1.0]
     assert engine.X[3, item] == 1
 
 
 def test_the_same_request_twice_is_refused_or_skipped(trained):
     engine = engine_of(trained, "ItemKNN")
     item = int(engine.X[[3]].indices[0])
-    engine.forget([3], [item])
+    user, name = engine.user_ids.name(3), engine.item_ids.name(item)
+    assert re.fullmatch(r"user 'u\d+'", user) and re.fullmatch(r"item 'i\d+'", name)
+    engine.forget([3], [item], ids="internal")
     before = snapshot(engine)
-    with pytest.raises(SettingsError, match=rf"1 of 1 pairs to forget are not in X.*user 3, item {item}.*strict=False"):
-        engine.forget([3], [item])
+    with pytest.raises(RequestError, match=rf"1 of 1 pairs to forget are not in X.*{user}, {name}.*strict=False"):
+        engine.forget([3], [item], ids="internal")
     assert_as_it_was(engine, before)
-    receipt = engine.forget([3], [item], strict=False)
+    receipt = engine.forget([3], [item], ids="internal", strict=False)
     assert receipt.skipped == 1 and receipt.method == "nothing to correct"
-    engine.learn([3], [item])
-    with pytest.raises(SettingsError, match="already in X"):
-        engine.learn([3], [item])
-    assert engine.learn([3], [item], strict=False).skipped == 1
-    engine.forget_users(3)
-    with pytest.raises(SettingsError, match="user = 3.*no interaction to forget"):
-        engine.forget_users([3])
-    assert engine.forget_users([3], strict=False).skipped == 1
+    engine.learn([3], [item], ids="internal")
+    with pytest.raises(RequestError, match="already in X"):
+        engine.learn([3], [item], ids="internal")
+    assert engine.learn([3], [item], ids="internal", strict=False).skipped == 1
+    engine.forget_users(3, ids="internal")
+    with pytest.raises(RequestError, match=f"{user}.*no interaction to forget"):
+        engine.forget_users([3], ids="internal")
+    assert engine.forget_users([3], ids="internal", strict=False).skipped == 1
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_forgetting_everything(trained, name):
     engine = engine_of(trained, name)
-    receipt = engine.forget_users(np.arange(1, engine.model.n_users), strict=False)
+    receipt = engine.forget_users(np.arange(1, engine.model.n_users), ids="internal", strict=False)
     assert engine.X.nnz == 0 and not dense(engine.B).any() and len(receipt.users) > 500
     assert not engine.model.full_sort_predict({engine.model.USER_ID: torch.tensor([5])}).abs().max() > 1e-4
-    engine.learn(receipt.users, receipt.items, receipt.values)
+    engine.learn(receipt.users, receipt.items, receipt.values, ids="internal")
     other = engine_of(trained, name)
     other.refit()
     assert np.allclose(dense(engine.B), dense(other.B), atol=1e-5)
+
+
+NOT_NAMES = [  # what is neither a token nor a list of such, nor an internal id or a list of such
+    b"12",
+    bytearray(b"12"),
+    [b"12"],
+    np.array([b"12"]),
+    {3, 5},
+    {3: 5},
+    {"u3": "u5"}.keys(),
+    pd.DataFrame({"user_id": ["u3", "u5"]}),
+    None,
+    [None],
+    3.0,
+    [3.0],
+    np.array([3.0]),
+    torch.tensor([3.0]),
+    [["u3"], ["u5"]],
+    [[3], [5]],
+    np.array([["u3"], ["u5"]]),
+    np.array([[3, 5]]),
+    torch.tensor([[3]]),
+    True,
+    [True],
+    np.array([True]),
+    iter([3]),
+]
+
+
+@pytest.mark.parametrize("ids", ["token", "internal"])
+@pytest.mark.parametrize("given", NOT_NAMES, ids=lambda given: f"{type(given).__name__} {given}".replace("\n", ";"))
+def test_what_names_no_users_is_refused(trained, given, ids):
+    engine = engine_of(trained, "EASE")
+    before = snapshot(engine)
+    for ask in (
+        lambda: engine.forget_users(given, ids=ids, strict=False),
+        lambda: engine.forget_items(given, ids=ids, strict=False),
+        lambda: engine.forget(given, given, ids=ids, strict=False),
+        lambda: engine.learn(given, given, ids=ids, strict=False, grow=True),
+    ):
+        with pytest.raises(RequestError, match=r"(user|item)s? = .*Give|(user|item)s? = .*Leave ids"):
+            ask()
+    assert_as_it_was(engine, before)
+
+
+@pytest.mark.parametrize("given", [3, [3, 5], np.array([3]), np.int64(3), torch.tensor([3]), pd.Series([3])])
+def test_numbers_are_internal_ids_only_if_that_is_said(trained, given):
+    """Token '196' and internal id 196 of ml-100k are two users: a number alone must not choose between them."""
+    engine = engine_of(trained, "EASE")
+    before = snapshot(engine)
+    with pytest.raises(RequestError, match="user = 3 .*token as a string, '3', or say ids=\"internal\""):
+        engine.forget_users(given)
+    assert_as_it_was(engine, before)
+    assert set(engine.forget_users(given, ids="internal").users) == set(np.ravel(given).tolist())
+
+
+def test_strings_are_tokens_only(trained):
+    engine = engine_of(trained, "EASE")
+    for given in ("u3", ["u3"], np.array(["u3"]), pd.Series(["u3"])):
+        with pytest.raises(RequestError, match="user = 'u3' .*Leave ids=\"internal\" out"):
+            engine.forget_users(given, ids="internal")
+    for wrong in ("tokens", None, 0):
+        with pytest.raises(RequestError, match=f"ids = {wrong!r}: expected 'token'.*'internal'"):
+            engine.forget_users("u3", ids=wrong)
+    assert set(engine.forget_users("u3").users) == {engine.user_ids.to_internal("u3")[0][0]}
 
 
 @pytest.mark.parametrize(
@@ -209,25 +280,25 @@ def test_forgetting_everything(trained, name):
     [
         (lambda e: e.forget(["nobody"], ["i1"]), "user = 'nobody': the model does not know it.*'user_id'.*grow=True"),
         (lambda e: e.forget(["u1"], ["nothing"]), "item = 'nothing'"),
-        (lambda e: e.forget_users([0]), "user = 0: .*from 1 to .*padding"),
+        (lambda e: e.forget_users([0], ids="internal"), "user = 0: .*from 1 to .*padding"),
         (lambda e: e.forget_users(["[PAD]"]), "padding"),
-        (lambda e: e.forget_users([-1]), "user = -1"),
-        (lambda e: e.forget_users([10**30]), "user = 1000"),
-        (lambda e: e.forget_items([5000]), "item = 5000"),
-        (lambda e: e.learn([5000], [1]), "user = 5000"),
-        (lambda e: e.learn([5000], [1], grow=True), "without a gap"),
-        (lambda e: e.forget_users([1.0]), "user = 1.0: .*whole numbers.*strings"),
+        (lambda e: e.forget_users([-1], ids="internal"), "user = -1"),
+        (lambda e: e.forget_users([10**30], ids="internal"), "user = 1000"),
+        (lambda e: e.forget_items([5000], ids="internal"), "item = 5000"),
+        (lambda e: e.learn([5000], [1], ids="internal"), "user = 5000"),
+        (lambda e: e.learn([5000], [1], ids="internal", grow=True), "without a gap"),
+        (lambda e: e.forget_users([1.0]), "user = 1.0.*strings.*whole numbers"),
         (lambda e: e.forget_users([True]), "user = True"),
-        (lambda e: e.forget_users(["u1", 1]), "all of one sort"),
-        (lambda e: e.forget([1, 2], [1]), "2 users and 1 items"),
-        (lambda e: e.learn([1], [1], [0.5]), "whole numbers above 0"),
-        (lambda e: e.learn([1], [1], [1, 1]), "expected 1 whole numbers"),
+        (lambda e: e.forget_users(["u1", 1]), "user = 1 .*'1'"),
+        (lambda e: e.forget([1, 2], [1], ids="internal"), "2 users and 1 items"),
+        (lambda e: e.learn([1], [1], [0.5], ids="internal"), "whole numbers above 0"),
+        (lambda e: e.learn([1], [1], [1, 1], ids="internal"), "expected 1 whole numbers"),
     ],
 )
 def test_wrong_requests_are_refused_and_change_nothing(trained, request_, message):
     engine = engine_of(trained, "EASE")
     before = snapshot(engine)
-    with pytest.raises(SettingsError, match=message):
+    with pytest.raises(RequestError, match=message):
         request_(engine)
     assert_as_it_was(engine, before)
 
@@ -236,10 +307,10 @@ def test_wrong_engines_are_refused(trained):
     config, (train, _, _), model = trained("EASE")
     with pytest.raises(SettingsError, match="mode = 'all'.*'mapping'"):
         Unlearner(model, train.dataset, mode="all")
-    with pytest.raises(SettingsError, match="a token needs the dataset"):
+    with pytest.raises(RequestError, match="a token needs the dataset"):
         Unlearner(model, config).forget_users(["u1"])
-    assert Unlearner(model, config).forget_users([1]).method
-    with pytest.raises(SettingsError, match="model = 'Linear'.*'EASE'"):
+    assert Unlearner(model, config).forget_users([1], ids="internal").method
+    with pytest.raises(ModelError, match="model = 'Linear'.*'EASE'"):
         Unlearner(torch.nn.Linear(2, 2), config)
     _, (train, _, _), by_users = trained("ItemKNN", knn_method="user")
     with pytest.raises(SettingsError, match="knn_method = 'user'"):
@@ -249,7 +320,7 @@ def test_wrong_engines_are_refused(trained):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_failed_correction_leaves_the_model_as_it_was(trained, name, monkeypatch):
     engine = engine_of(trained, name)
-    engine.forget_users([2])
+    engine.forget_users([2], ids="internal")
     before = snapshot(engine)
 
     def fail(*arguments, **keywords):
@@ -263,14 +334,17 @@ def test_a_failed_correction_leaves_the_model_as_it_was(trained, name, monkeypat
     }[name]
     with monkeypatch.context() as patch:
         patch.setattr(f"recbole_llmd.unlearning.mapping.{target}", fail)
-        for call in (lambda: engine.forget_users([3]), lambda: engine.learn(["new"], ["i1"], grow=True)):
+        for call in (
+            lambda: engine.forget_users([3], ids="internal"),
+            lambda: engine.learn(["new"], ["i1"], grow=True),
+        ):
             with pytest.raises(MemoryError):
                 call()
     assert_as_it_was(engine, before, exactly=name != "EASE")
     assert "new" not in engine.user_ids.dataset.field2token_id["user_id"]
-    engine.forget_users([3])
+    engine.forget_users([3], ids="internal")
     other = engine_of(trained, name)
-    other.forget_users([2, 3])
+    other.forget_users([2, 3], ids="internal")
     assert np.allclose(dense(engine.B), dense(other.B), atol=1e-5)
 
 
@@ -284,12 +358,12 @@ def test_a_thousand_sequential_requests_do_not_drift(trained, dtype, allowed):
     rng, gone = np.random.default_rng(0), []
     for _ in range(1000):
         if gone and rng.random() < 0.5:
-            engine.learn(*gone.pop())
+            engine.learn(*gone.pop(), ids="internal")
         else:
             coo = engine.X.tocoo()
             pair = rng.integers(len(coo.row))
             gone.append(([int(coo.row[pair])], [int(coo.col[pair])]))
-            receipt = engine.forget(*gone[-1])
+            receipt = engine.forget(*gone[-1], ids="internal")
             assert receipt.method == "low-rank update" and receipt.residual < receipt.tolerance
     expected = ease.fit(engine.X, engine.params, np.float64)
     assert np.linalg.norm(engine.B - expected) <= allowed * np.linalg.norm(expected)
@@ -330,21 +404,22 @@ def test_any_sequence_of_requests_ends_where_a_fit_from_scratch_does(model_class
         rng = np.random.default_rng(draw)
         if kind == "users":
             user = int(rng.integers(1, len(mine)))
-            engine.forget_users(user, strict=False)
+            engine.forget_users(user, ids="internal", strict=False)
             mine[user] = 0
         elif kind == "items":
             item = int(rng.integers(1, mine.shape[1]))
-            engine.forget_items(item, strict=False)
+            engine.forget_items(item, ids="internal", strict=False)
             mine[:, item] = 0
         elif kind == "grow":
-            engine.learn([len(mine), 1], [mine.shape[1], mine.shape[1]], [2, 1], grow=True)
+            engine.learn([len(mine), 1], [mine.shape[1], mine.shape[1]], [2, 1], ids="internal", grow=True)
             mine = np.pad(mine, ((0, 1), (0, 1)))
             mine[-1, -1], mine[1, -1] = 2, 1
         else:
             rows, columns = np.nonzero((mine > 0) == (kind == "pairs"))
             cells = [(u, i) for u, i in zip(rows.tolist(), columns.tolist()) if u and i]
             cells = [cells[n] for n in rng.integers(len(cells), size=4)] if cells else []
-            getattr(engine, "forget" if kind == "pairs" else "learn")([u for u, _ in cells], [i for _, i in cells])
+            method = engine.forget if kind == "pairs" else engine.learn
+            method([u for u, _ in cells], [i for _, i in cells], ids="internal")
             for cell in cells:
                 mine[cell] = 0 if kind == "pairs" else 1
     assert np.array_equal(engine.X.toarray(), mine)
@@ -360,7 +435,7 @@ def test_receipts_tell_what_happened(trained):
     engine = engine_of(trained, "EASE")
     before = fingerprint(engine.X, engine.B)
     row = engine.X[[6]]
-    receipt = engine.forget_users([6])
+    receipt = engine.forget_users([6], ids="internal")
     assert (receipt.request, receipt.model, receipt.mode) == ("forget", "EASE", "mapping")
     assert receipt.users == [6] * row.nnz
     assert (receipt.items, receipt.values) == (row.indices.tolist(), row.data.tolist())
@@ -371,7 +446,7 @@ def test_receipts_tell_what_happened(trained):
     record = json.loads(receipt.json())
     assert record["hash_after"] == receipt.hash_after and record["items"] == receipt.items
     assert receipt.peak_bytes is None or receipt.peak_bytes >= 0
-    quiet = engine_of(trained, "EASE", hashes=False).forget_users([6])
+    quiet = engine_of(trained, "EASE", hashes=False).forget_users([6], ids="internal")
     assert quiet.hash_before is None and quiet.hash_after is None
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from time import perf_counter
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from recbole.config import Config
 from recbole.model.abstract_recommender import GeneralRecommender
 
+from recbole_llmd.unlearning.mapping.correction import MappingModel
 from recbole_llmd.unlearning.receipt import Receipt
 from recbole_llmd.unlearning.request import Request
 from recbole_llmd.unlearning.unlearner import Unlearner
@@ -35,7 +35,7 @@ MODES = {"original": "none", "no-op": "none", "X only": "interaction", "correcte
 ARMS = (*MODES, "SISA", "retrained")  # from the untouched model to the reference
 
 
-def clone(model: GeneralRecommender, mapping: ModuleType) -> GeneralRecommender:
+def clone(model: GeneralRecommender, mapping: MappingModel) -> GeneralRecommender:
     """A copy of a mapping model with a mapping matrix of its own; X is shared until a correction replaces it."""
     twin = copy.copy(model)
     setattr(twin, mapping.MATRIX, getattr(model, mapping.MATRIX).copy())
@@ -47,14 +47,6 @@ def engine_on_copy(model: GeneralRecommender, config: Config, mode: str = "mappi
     engine = Unlearner(model, config, mode=mode, hashes=False)
     engine.model = clone(model, engine.mapping)
     return engine
-
-
-def answer(engine: Unlearner, request: Request) -> Receipt:
-    """Let an engine answer a request."""
-    if request.kind == "forget":
-        return engine.forget(request.users, request.items, strict=request.strict)
-    grow = bool(request.new_users or request.new_items)
-    return engine.learn(request.users, request.items, request.values, strict=request.strict, grow=grow)
 
 
 class Arm:
@@ -99,7 +91,7 @@ class Arm:
 
     def answer(self, request: Request) -> Receipt | None:
         """Answer a request; the receipt is None where the answer waits for :meth:`settle`."""
-        receipt = answer(self.engine, request)
+        receipt = self.engine.apply(request)
         self._count([receipt.seconds], receipt.peak_bytes, receipt.method)
         return receipt
 
@@ -126,7 +118,7 @@ class _Deferred(Arm):
     def settle(self) -> None:
         waiting, self._waiting = self._waiting, []
         if waiting:
-            self._settle(waiting, answer(self.engine, _joined(waiting)))
+            self._settle(waiting, self.engine.apply(_joined(waiting)))
 
     def _settle(self, requests: list[Request], receipt: Receipt) -> None:
         raise NotImplementedError
@@ -226,7 +218,8 @@ class Sisa(_Deferred):
         concerned = np.unique(self.shard_of[users])
         for number in concerned:
             members = self.shard_of[users] == number
-            answer(self.shards[number].engine, Request("forget", self.row_of[users[members]], items[members]))
+            request = Request("forget", self.row_of[users[members]], items[members])
+            self.shards[number].engine.apply(request)
         started = perf_counter()
         self._serve()
         serving = perf_counter() - started
@@ -244,6 +237,5 @@ class Sisa(_Deferred):
         mapping = self.engine.mapping
         matrices = [shard.engine.B for shard in self.shards]
         B = (sum(matrices[1:], start=matrices[0]) / len(matrices)).astype(self.engine.B.dtype)
-        derived = mapping.derived(self.engine.X, B) if hasattr(mapping, "derived") else {}
-        for name, value in {mapping.MATRIX: B, **derived}.items():
+        for name, value in {mapping.MATRIX: B, **mapping.derived(self.engine.X, B)}.items():
             setattr(self.model, name, value)

@@ -7,7 +7,7 @@ from recbole.config import Config
 from recbole.model.abstract_recommender import GeneralRecommender
 
 from recbole_llmd.unlearning.evaluation import metrics
-from recbole_llmd.unlearning.evaluation.arms import answer, engine_on_copy
+from recbole_llmd.unlearning.evaluation.arms import engine_on_copy
 from recbole_llmd.unlearning.evaluation.record import Row
 from recbole_llmd.unlearning.request import Request
 
@@ -38,7 +38,7 @@ def _drift_of(model: GeneralRecommender, config: Config, requests: list[Request]
     most_exact = list(engine.mapping.TOLERANCE)[-1]
     seconds = 0.0
     for done, request in enumerate(requests, 1):
-        seconds += answer(engine, request).seconds
+        seconds += engine.apply(request).seconds
         if done & (done - 1) == 0 or done == len(requests):
             exact = engine.mapping.fit(engine.X, engine.params, most_exact)
             rows.append(

@@ -22,7 +22,7 @@ from recbole_llmd.data.atomic_file import read_atomic_file
 from recbole_llmd.data.item_text import item_file
 from recbole_llmd.errors import SettingsError
 from recbole_llmd.unlearning.forget_file import read_forget_file
-from recbole_llmd.unlearning.identifiers import Ids
+from recbole_llmd.unlearning.identifiers import Identifiers
 from recbole_llmd.unlearning.request import Request
 
 UNPOPULAR = 0.25  # share of the items, from the rarest on, that spam targets are drawn from
@@ -182,13 +182,13 @@ def _file(config: Config, X: sp.csr_matrix, dataset: Dataset, known: sp.csr_matr
     """The users or interactions that a file names, in its order; those that X does not have are left out."""
     path, batch = config["unlearn_forget_file"], config["unlearn_batch"]
     user_tokens, item_tokens = read_forget_file(path, config)
-    users = Ids("user", X.shape[0], dataset, config["USER_ID_FIELD"]).resolve(user_tokens)[0]
+    users = Identifiers("user", X.shape[0], dataset, config["USER_ID_FIELD"]).to_internal(user_tokens)[0]
     if item_tokens is None:
         users = _first_of_each(users)
         present = np.diff(X.indptr)[users] > 0
         requests = _of_users(X, users[present], batch)
     else:
-        items = Ids("item", X.shape[1], dataset, config["ITEM_ID_FIELD"]).resolve(item_tokens)[0]
+        items = Identifiers("item", X.shape[1], dataset, config["ITEM_ID_FIELD"]).to_internal(item_tokens)[0]
         pairs = _first_of_each(users * X.shape[1] + items)
         users, items = pairs // X.shape[1], pairs % X.shape[1]
         present = np.asarray(X[users, items]).ravel() != 0

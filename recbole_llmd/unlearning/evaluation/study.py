@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from recbole_llmd.unlearning.evaluation import arm_metrics
 from recbole_llmd.unlearning.evaluation.arm_metrics import EvaluationSet, Ranking, Score
-from recbole_llmd.unlearning.evaluation.arms import MODES, Arm, Retrained, Shard, Sisa, answer, engine_on_copy
+from recbole_llmd.unlearning.evaluation.arms import MODES, Arm, Retrained, Shard, Sisa, engine_on_copy
 from recbole_llmd.unlearning.evaluation.histories import retained_loader
 from recbole_llmd.unlearning.evaluation.record import Row
 from recbole_llmd.unlearning.evaluation.scenarios import Scenario
@@ -132,7 +132,7 @@ class Study:
 def inject(engine: Unlearner, scenario: Scenario) -> None:
     """Train an engine's model, in place, on what the scenario injects beside the dataset."""
     if scenario.injected is not None:
-        answer(engine, scenario.injected)
+        engine.apply(scenario.injected)
 
 
 def _completeness(arm: Arm, served: Ranking, retrained: Arm, reference: Ranking, mask: NDArray[np.bool_]) -> Row:

@@ -1,34 +1,31 @@
-"""The mapping models that can be corrected: each a module here with two functions over NumPy and SciPy arrays alone.
+"""The mapping models that can be corrected.
 
-``fit(X, params, dtype)``
-    The mapping matrix B [n_items, n_items] of the interactions X [n_users, n_items], as RecBole's model defines it.
-``correct(state, change, tolerance)``
-    B after a change of X, as a :class:`~recbole_llmd.unlearning.mapping.correction.Correction`. It may write into
-    ``state.B`` as its last step, if it restores it when that step fails.
-
-and three constants: ``PARAMETERS`` (the keys of RecBole's Config that ``params`` holds), ``MATRIX`` (the attribute of
-the model that holds B) and ``TOLERANCE`` (the residual allowed, by dtype). A model that keeps more than X and B
-has a third function ``derived(X, B)``: its other attributes by name; ``REQUIRED`` has the parameters that must have one
-value. To add a model, add its file and its name here.
+Each is a module here with the constants and functions of
+:class:`~recbole_llmd.unlearning.mapping.correction.MappingModel`, over NumPy and SciPy arrays alone. To add a model, add
+its file and its name here.
 """
 
-import importlib
+from __future__ import annotations
 
-from recbole_llmd.errors import SettingsError
+import importlib
+from typing import cast
+
+from recbole_llmd.errors import ModelError
+from recbole_llmd.unlearning.mapping.correction import MappingModel
 
 MODELS = {"EASE": "ease", "ItemKNN": "itemknn", "SLIMElastic": "slim", "ADMMSLIM": "admm"}
 
 
-def mapping_of(name):
+def mapping_of(name: str) -> MappingModel:
     """The module of RecBole's model ``name``.
 
     Raises:
-        SettingsError: if there is none.
+        ModelError: if there is none.
     """
     if name not in MODELS:
-        raise SettingsError(
+        raise ModelError(
             f"model = {name!r}: unlearning corrects mapping models (scores = X·B): one of "
             + ", ".join(map(repr, MODELS))
             + ". Retrain any other model on the retained interactions."
         )
-    return importlib.import_module(f"{__name__}.{MODELS[name]}")
+    return cast(MappingModel, importlib.import_module(f"{__name__}.{MODELS[name]}"))

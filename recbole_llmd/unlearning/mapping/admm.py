@@ -8,35 +8,42 @@ wherever they are (rho and k decide how far from the optimum, and its checkpoint
 model that RecBole fitted moves to the optimum at its first correction; :func:`fit` gives the optimum from the start.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import DTypeLike, NDArray
 
-from recbole_llmd.unlearning.mapping.correction import Correction
+from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, MappingMatrix
 from recbole_llmd.unlearning.mapping.slim_columns import Problem, concerned, solve
 
-PARAMETERS = ("lambda1", "lambda2", "alpha", "positive_only", "center_columns")
+PARAMETERS: tuple[str, ...] = ("lambda1", "lambda2", "alpha", "positive_only", "center_columns")
 MATRIX = "item_similarity"
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}  # of the largest violation relative to G_jj; float32 rounds B itself
+REQUIRED: dict[str, Any] = {}
 
 
-def fit(X, params, dtype=np.float32):
+def fit(X: sp.csr_matrix, params: Mapping[str, Any], dtype: DTypeLike = np.float32) -> NDArray[Any]:
     """B [n_items, n_items], an array of ``dtype``."""
     n = X.shape[1]
     C, _, _ = solve(_problem(X, params), sp.csc_matrix((n, n)), TOLERANCE["float64"])
     return C.astype(dtype).toarray()
 
 
-def correct(state, change, tolerance):
+def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correction:
     """B after the change: the columns concerned checked against their optimality conditions, the violated re-solved.
 
     Raises:
         UnsolvedError: if a column does not reach the tolerance.
     """
     # Centred, every column feels the change of an item's mean.
-    columns = None if state.params["center_columns"] else concerned(state, change)
-    C, resolved, violation = solve(_problem(change.X, state.params), state.B, tolerance, columns)
+    columns = None if fitted.params["center_columns"] else concerned(fitted, change)
+    C, resolved, violation = solve(_problem(change.X, fitted.params), fitted.B, tolerance, columns)
     return Correction(
-        C.astype(state.B.dtype).toarray(),
+        C.astype(fitted.B.dtype).toarray(),
         f"warm start: {resolved} of {C.shape[1]} columns re-solved",
         residual=violation,
         tolerance=tolerance,
@@ -44,12 +51,17 @@ def correct(state, change, tolerance):
     )
 
 
-def derived(X, B):
+def trained_on(stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
+    """True: RecBole stores nothing of this model and trains it on X where it loads it."""
+    return True
+
+
+def derived(X: sp.csr_matrix, B: MappingMatrix) -> dict[str, Any]:
     """The items' means [n_items] that RecBole's scores add back."""
     return {"item_means": np.asarray(X.mean(axis=0)).ravel()}
 
 
-def _problem(X, params):
+def _problem(X: sp.csr_matrix, params: Mapping[str, Any]) -> Problem:
     X = X.astype(np.float64)
     means = np.asarray(X.mean(axis=0)).ravel()
     return Problem(

@@ -1,13 +1,23 @@
-"""What a correction starts from, what changes, and what it hands back."""
+"""What a correction works on, what changes, and what it hands back."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import DTypeLike, NDArray
+
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
+
+MappingMatrix: TypeAlias = Any  # NDArray or a SciPy sparse matrix [n_items, n_items], as RecBole's model has it
 
 
 @dataclass(frozen=True)
-class State:
+class FittedMapping:
     """A fitted mapping model: B [n_items, n_items] belongs to X (CSR [n_users, n_items]).
 
     ``cache`` is what a module remembers between the corrections of one model: empty at the first, ``{"own": X.shape}``
@@ -15,27 +25,37 @@ class State:
     """
 
     X: sp.csr_matrix
-    B: object
-    params: dict
-    cache: dict = field(default_factory=dict)
+    B: MappingMatrix
+    params: Mapping[str, Any]
+    cache: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Change:
-    """X after the change, and where it differs: ``delta`` = X_after - X_before in the rows ``users``."""
+    """X after the change, and where it differs.
+
+    Attributes:
+        X: CSR [n_users, n_items] after the change.
+        users, items: ids of those concerned, ascending.
+        delta: X after - X before in the rows ``users``, CSR [len(users), n_items].
+    """
 
     X: sp.csr_matrix
-    users: np.ndarray
-    items: np.ndarray
+    users: NDArray[np.int64]
+    items: NDArray[np.int64]
     delta: sp.csr_matrix
 
     @classmethod
-    def between(cls, before, after):
-        """From X before [n_users, n_items] to X after, of equal shape."""
-        delta = (after - before).tocsr()
-        delta.eliminate_zeros()
-        users = np.flatnonzero(np.diff(delta.indptr))
-        return cls(after, users, np.unique(delta.indices), delta[users])
+    def none(cls, X: sp.csr_matrix) -> Change:
+        """X as it stays."""
+        nobody = np.zeros(0, np.int64)
+        return cls(X, nobody, nobody, X[nobody])
+
+    @property
+    def pairs(self) -> tuple[list[int], list[int], list[float]]:
+        """The users, items and entries of X that were removed or added."""
+        delta = self.delta.tocoo()
+        return self.users[delta.row].tolist(), delta.col.tolist(), np.abs(delta.data).tolist()
 
 
 @dataclass(frozen=True)
@@ -45,38 +65,90 @@ class Correction:
     Attributes:
         B: the corrected mapping matrix (the array that was given, if corrected in place).
         method: what was done, such as ``"low-rank update"``.
-        estimates: seconds that the methods to choose from were expected to take.
+        estimates: seconds that the methods to choose from were expected to take, and the ``rank`` of the change.
         residual: how far B is from solving its equations; at most ``tolerance``. None where B is exact by construction.
         cache: for the next correction.
-        notes: what the user should know, such as a refit after drift.
+        notes: what the user should know, such as why it was fitted anew.
     """
 
-    B: object
+    B: MappingMatrix
     method: str
-    estimates: dict = field(default_factory=dict)
-    residual: float = None
-    tolerance: float = None
-    cache: dict = field(default_factory=dict)
-    notes: tuple = ()
+    estimates: Mapping[str, float] = field(default_factory=dict)
+    residual: float | None = None
+    tolerance: float | None = None
+    cache: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
-def gram_rows(X):
+class MappingModel(Protocol):
+    """What a module of a mapping model offers: functions over NumPy and SciPy arrays alone."""
+
+    @property
+    def PARAMETERS(self) -> tuple[str, ...]:
+        """The keys of RecBole's Config that ``params`` holds."""
+
+    @property
+    def MATRIX(self) -> str:
+        """The attribute of RecBole's model that holds B."""
+
+    @property
+    def TOLERANCE(self) -> dict[str, float]:
+        """The residual allowed, by dtype of B."""
+
+    @property
+    def REQUIRED(self) -> dict[str, Any]:
+        """The parameters that must have one value."""
+
+    def fit(self, X: sp.csr_matrix, params: Mapping[str, Any], dtype: DTypeLike = ...) -> MappingMatrix:
+        """B of the interactions X [n_users, n_items], as RecBole's model defines it."""
+
+    def correct(self, fitted: FittedMapping, change: Change, tolerance: float) -> Correction:
+        """B after a change of X. It may write into ``fitted.B``, if it restores it when it fails."""
+
+    def trained_on(self, stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
+        """Whether what RecBole's checkpoint stored of the model can come from the interactions X."""
+
+    def derived(self, X: sp.csr_matrix, B: MappingMatrix) -> dict[str, Any]:
+        """What the model keeps beside X and B: its other attributes by name."""
+
+
+def holds_interactions(stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
+    """:meth:`MappingModel.trained_on` where RecBole's checkpoint has the interactions themselves."""
+    before = sp.csr_matrix(stored["interaction_matrix"])
+    return bool(before.shape == X.shape and (before != X).nnz == 0)
+
+
+def padded(B: MappingMatrix, new_items: int) -> MappingMatrix:
+    """B with rows and columns of zeros for new items: what every mapping model gives an item without interactions."""
+    if not new_items:
+        return B
+    n = B.shape[0] + new_items
+    if sp.issparse(B):
+        B = B.copy()
+        B.resize(n, n)
+        return B
+    larger = np.zeros((n, n), B.dtype)
+    larger[:-new_items, :-new_items] = B
+    return larger.view(type(B))
+
+
+def gram_rows(X: sp.csr_matrix) -> Iterator[tuple[int, sp.csr_matrix]]:
     """XᵀX in blocks of few rows, which take little memory however dense it is: yields (first row, CSR block)."""
     transposed, n = X.T.tocsr(), X.shape[1]
-    rows = max(1, n // 64)
-    for start in range(0, n, rows):
-        yield start, transposed[start : start + rows] @ X
+    height = max(1, n // 64)
+    for first in range(0, n, height):
+        yield first, transposed[first : first + height] @ X
 
 
-def gram(X, dtype):
+def gram(X: sp.csr_matrix, dtype: DTypeLike) -> NDArray[Any]:
     """XᵀX as a dense array [n_items, n_items]."""
     G = np.empty((X.shape[1],) * 2, dtype)
-    for start, block in gram_rows(X):
-        G[start : start + block.shape[0]] = block.toarray()
+    for first, block in gram_rows(X):
+        G[first : first + block.shape[0]] = block.toarray()
     return G
 
 
-def interactions(datasets, shape):
+def interactions(datasets: Sequence[Dataset], shape: tuple[int, int]) -> sp.csr_matrix:
     """All interactions of RecBole datasets over the same users and items: CSR of counts [n_users, n_items]."""
     users, items = (
         np.concatenate([data.inter_feat[field].numpy() for data in datasets])

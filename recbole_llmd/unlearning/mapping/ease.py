@@ -9,17 +9,31 @@ A change of X changes G by U·S·Uᵀ of low rank with S⁻¹ = S, and P by Wood
     P' = P - W·K⁻¹·Wᵀ,   W = P·U,   K = S + Uᵀ·P·U
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
 
 from recbole_llmd.errors import MappingMismatch, UnsolvedError
-from recbole_llmd.unlearning.mapping.correction import Correction, gram, gram_rows
+from recbole_llmd.unlearning.mapping.correction import (
+    Change,
+    Correction,
+    FittedMapping,
+    MappingMatrix,
+    gram,
+    gram_rows,
+    holds_interactions,
+)
 from recbole_llmd.unlearning.mapping.cost_model import cholesky_inverse, low_rank_seconds, refit_seconds
 from recbole_llmd.unlearning.mapping.threads import in_parallel
 
-PARAMETERS = ("reg_weight",)
+PARAMETERS: tuple[str, ...] = ("reg_weight",)
 MATRIX = "item_similarity"
 TOLERANCE = {"float32": 1e-4, "float64": 1e-8}
+REQUIRED: dict[str, Any] = {}
 
 BLOCK_BYTES = 1 << 20  # of B at a time: it stays in a core's cache between its reads and writes
 PROBES = 2
@@ -42,7 +56,7 @@ def fit(X, params, dtype=np.float32):
     return P
 
 
-def correct(state, change, tolerance):
+def correct(fitted, change, tolerance):
     """B after the change: updated in place, or fitted anew where that is cheaper or the update drifted.
 
     Extra memory: blocks and factors [rank, n_items] for an update, one [n_items, n_items] array for a fit.
@@ -51,19 +65,19 @@ def correct(state, change, tolerance):
         MappingMismatch: if B is not the solution of X (checked at the first correction of a model).
         UnsolvedError: if even a fit leaves a residual above ``tolerance``.
     """
-    B, weight = np.asarray(state.B), state.params["reg_weight"]
-    diagonal = _diagonal(state.X, B, weight, state.cache, tolerance)
-    factors, signature = low_rank(change, state.X)
+    B, weight = np.asarray(fitted.B), fitted.params["reg_weight"]
+    diagonal = _diagonal(fitted.X, B, weight, fitted.cache, tolerance)
+    factors, signature = low_rank(change, fitted.X)
     rank = len(signature)
     estimates = {
         "low-rank update": low_rank_seconds(len(B), rank, factors.nnz, B.dtype),
         "refit": refit_seconds(len(B), B.dtype),
     }
     if estimates["refit"] < estimates["low-rank update"] or rank >= len(B):
-        return _refit(change.X, state.params, B.dtype, tolerance, estimates)
+        return _refit(change.X, fitted.params, B.dtype, tolerance, estimates)
     image, solved, after = _woodbury(B, diagonal, factors, signature)
     if not (np.isfinite(after).all() and (after > 0).all()):
-        return _refit(change.X, state.params, B.dtype, tolerance, estimates, "the update was singular")
+        return _refit(change.X, fitted.params, B.dtype, tolerance, estimates, "the update was singular")
     solved = (solved / after).astype(B.dtype)
     scale = (diagonal / after).astype(B.dtype)
     probes = _probes(len(B))
@@ -72,11 +86,11 @@ def correct(state, change, tolerance):
         residual = _residual(change.X, weight, answer, probes)
         if residual <= tolerance:
             return Correction(
-                state.B, "low-rank update", {**estimates, "rank": rank}, residual, tolerance, {"diagonal": after}
+                fitted.B, "low-rank update", {**estimates, "rank": rank}, residual, tolerance, {"diagonal": after}
             )
         return _refit(
             change.X,
-            state.params,
+            fitted.params,
             B.dtype,
             tolerance,
             estimates,
@@ -85,6 +99,16 @@ def correct(state, change, tolerance):
     except BaseException:
         _undo(B, image, solved, scale, _blocks(B, rank))
         raise
+
+
+def trained_on(stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
+    """Whether the interactions stored with RecBole's model are X."""
+    return holds_interactions(stored, X)
+
+
+def derived(X: sp.csr_matrix, B: MappingMatrix) -> dict[str, Any]:
+    """Nothing: the model keeps X and B alone."""
+    return {}
 
 
 def low_rank(change, X):

@@ -7,18 +7,23 @@ picks arbitrarily among equal similarities at the k-th place; here the smaller i
 retrained model" well defined.
 """
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import DTypeLike, NDArray
 
 from recbole_llmd.errors import MappingMismatch
-from recbole_llmd.unlearning.mapping.correction import Correction
+from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, MappingMatrix
 
-PARAMETERS = ("k", "shrink", "knn_method")
+PARAMETERS: tuple[str, ...] = ("k", "shrink", "knn_method")
 MATRIX = "w"
 TOLERANCE = {"float32": 0.0}
-REQUIRED = {"knn_method": "item"}  # by users it is no item-item mapping
+REQUIRED: dict[str, Any] = {"knn_method": "item"}  # by users it is no item-item mapping
 
 LAST = np.uint64(np.iinfo(np.uint64).max)
 ENTRIES = 1 << 22  # entries of a table or product at a time
@@ -69,7 +74,7 @@ def fit(X, params, dtype=np.float32):
     return sp.vstack(blocks, format="csr").T
 
 
-def correct(state, change, tolerance):
+def correct(fitted, change, tolerance):
     """w after the change: the similarities of the touched items recomputed and merged into the other columns.
 
     A column that loses a member, or in which one shrank below the former k-th place, could admit an item that
@@ -78,17 +83,17 @@ def correct(state, change, tolerance):
     Raises:
         MappingMismatch: if w is not that of X but for ties (checked at the first correction of a model).
     """
-    w, notes = state.B, ()
-    if not state.cache.get("own"):
-        w, notes = _own(state)
-    X, touched, k = change.X.astype(np.float32), change.items, state.params["k"]
+    w, notes = fitted.B, ()
+    if not fitted.cache.get("own"):
+        w, notes = _own(fitted)
+    X, touched, k = change.X.astype(np.float32), change.items, fitted.params["k"]
     n = X.shape[1]
     transposed, norms = X.T.tocsr(), _norms(X)
-    rows = _similarities(transposed, X, norms, touched, state.params)
+    rows = _similarities(transposed, X, norms, touched, fitted.params)
     columns, merged, complete = _merge(w.T.tocsr(), rows, touched, k)
     again = columns[~complete]
     replaced = sp.vstack(
-        [_top_k(rows, k), merged[complete], _top_k(_similarities(transposed, X, norms, again, state.params), k)],
+        [_top_k(rows, k), merged[complete], _top_k(_similarities(transposed, X, norms, again, fitted.params), k)],
         format="csr",
     )
     which = np.concatenate([touched, columns[complete], again])
@@ -97,6 +102,15 @@ def correct(state, change, tolerance):
         f"{n - len(which)} untouched"
     )
     return Correction(_replace_rows(w.T.tocsr(), which, replaced).T, method, cache={"own": X.shape}, notes=notes)
+
+
+def trained_on(stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
+    """Whether RecBole's stored scores are X·w, by a product with random weights of the items."""
+    w, scores = sp.csr_matrix(stored["w"]), sp.csr_matrix(stored["pred_mat"])
+    if scores.shape != X.shape or w.shape != (X.shape[1],) * 2:
+        return False
+    weights = np.random.default_rng(0).uniform(0.5, 1.5, X.shape[1])  # positive: nothing cancels out
+    return np.allclose(scores @ weights, X @ (w @ weights), rtol=1e-4, atol=1e-6)
 
 
 def derived(X, B):
@@ -192,9 +206,9 @@ def _replace_rows(S, which, rows):
     return sp.vstack([S, rows], format="csr")[source]
 
 
-def _own(state):
+def _own(fitted):
     """Our w of X, once it is certain that the model's differs by the choice among ties alone."""
-    own, theirs = fit(state.X, state.params), state.B.tocsc()
+    own, theirs = fit(fitted.X, fitted.params), fitted.B.tocsc()
     lengths = np.diff(own.indptr)
     if np.array_equal(lengths, np.diff(theirs.indptr)):
         column = np.repeat(np.arange(len(lengths)), lengths)

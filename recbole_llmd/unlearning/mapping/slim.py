@@ -6,34 +6,47 @@ which times N is a column of :mod:`~recbole_llmd.unlearning.mapping.slim_columns
 duality gap of 1e-4; here every column is optimal to ``TOLERANCE``.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import DTypeLike
 
-from recbole_llmd.unlearning.mapping.correction import Correction
+from recbole_llmd.unlearning.mapping.correction import (
+    Change,
+    Correction,
+    FittedMapping,
+    MappingMatrix,
+    holds_interactions,
+)
 from recbole_llmd.unlearning.mapping.slim_columns import Problem, concerned, solve
 
-PARAMETERS = ("alpha", "l1_ratio", "positive_only", "hide_item")
+PARAMETERS: tuple[str, ...] = ("alpha", "l1_ratio", "positive_only", "hide_item")
 MATRIX = "item_similarity"
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}  # of the largest violation relative to G_jj; float32 rounds B itself
+REQUIRED: dict[str, Any] = {}
 
 
-def fit(X, params, dtype=np.float32):
+def fit(X: sp.csr_matrix, params: Mapping[str, Any], dtype: DTypeLike = np.float32) -> sp.csc_matrix:
     """B (CSC [n_items, n_items] of ``dtype``)."""
     n = X.shape[1]
     C, _, _ = solve(_problem(X, params), sp.csc_matrix((n, n)), TOLERANCE["float64"])
     return C.astype(dtype)
 
 
-def correct(state, change, tolerance):
+def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correction:
     """B after the change: the columns concerned checked against their optimality conditions, the violated re-solved.
 
     Raises:
         UnsolvedError: if a column does not reach the tolerance.
     """
-    columns = concerned(state, change)
-    C, resolved, violation = solve(_problem(change.X, state.params), state.B, tolerance, columns)
+    columns = concerned(fitted, change)
+    C, resolved, violation = solve(_problem(change.X, fitted.params), fitted.B, tolerance, columns)
     return Correction(
-        C.astype(state.B.dtype),
+        C.astype(fitted.B.dtype),
         f"warm start: {resolved} of {C.shape[1]} columns re-solved",
         residual=violation,
         tolerance=tolerance,
@@ -41,7 +54,17 @@ def correct(state, change, tolerance):
     )
 
 
-def _problem(X, params):
+def trained_on(stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
+    """Whether the interactions stored with RecBole's model are X."""
+    return holds_interactions(stored, X)
+
+
+def derived(X: sp.csr_matrix, B: MappingMatrix) -> dict[str, Any]:
+    """Nothing: the model keeps X and B alone."""
+    return {}
+
+
+def _problem(X: sp.csr_matrix, params: Mapping[str, Any]) -> Problem:
     total = X.shape[0] * params["alpha"]
     return Problem(
         X=X.astype(np.float64),

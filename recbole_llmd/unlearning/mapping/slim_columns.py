@@ -97,16 +97,16 @@ def solve(problem, warm, tolerance, columns=None):
     return sp.hstack(pieces, format="csc")[:, source], resolved, worst
 
 
-def concerned(state, change):
+def concerned(fitted, change):
     """Ids of the columns whose gradient a change of X changes; None (all) for a model not known to be optimal.
 
     G changes between the items of the users who changed, and G(c_j - e_j) where c_j - e_j has one of those items.
     """
-    if state.cache.get("own") != state.X.shape:  # the number of users is part of the problem
+    if fitted.cache.get("own") != fitted.X.shape:  # the number of users is part of the problem
         return None
-    of_users = np.zeros(state.X.shape[1], bool)
+    of_users = np.zeros(fitted.X.shape[1], bool)
     of_users[change.items] = of_users[change.X[change.users].indices] = True
-    listed = sp.csr_matrix(state.B)[of_users].indices
+    listed = sp.csr_matrix(fitted.B)[of_users].indices
     return np.union1d(np.flatnonzero(of_users), listed)
 
 

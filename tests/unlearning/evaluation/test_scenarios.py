@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from recbole_llmd.config import load_properties, side_config
-from recbole_llmd.errors import SettingsError
+from recbole_llmd.errors import LLMDError, SettingsError
 from recbole_llmd.unlearning import Unlearner
-from recbole_llmd.unlearning.evaluation.arms import answer
 from recbole_llmd.unlearning.evaluation.scenarios import Scenario, scenarios, write_forget_set
 from recbole_llmd.unlearning.forget_file import read_forget_file
 from recbole_llmd.unlearning.request import Request
@@ -232,7 +231,7 @@ def test_a_file_of_users(hand_case, workdir):
 def test_files_that_forget_nothing(hand_case, workdir, content, message):
     if content:
         (workdir / "f").write_text(content)
-    with pytest.raises(SettingsError, match=message):
+    with pytest.raises(LLMDError, match=message):
         hand_case(WATCHED).draw(scenario="file", forget_file="f")
 
 
@@ -304,9 +303,9 @@ def test_the_engine_takes_the_requests(trained, settings):
     values = values | {"unlearn_seeds": [2], "unlearn_batch": 0, "unlearn_ratio": 0.1}
     (scenario,) = scenarios(side_config(config, **values), before, train.dataset, before)
     if scenario.injected:
-        answer(engine, scenario.injected)
+        engine.apply(scenario.injected)
         assert engine.X.nnz == before.nnz + scenario.interactions
-    removed = [answer(engine, request).users for request in scenario.requests]
+    removed = [engine.apply(request).users for request in scenario.requests]
     assert sum(map(len, removed)) == scenario.interactions
     rest = pairs_in(before) if scenario.injected else pairs_in(before) - set(all_pairs(scenario))
     assert pairs_in(engine.X) == rest

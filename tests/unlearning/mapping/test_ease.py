@@ -8,8 +8,8 @@ from threadpoolctl import threadpool_limits
 
 from recbole_llmd.errors import MappingMismatch, UnsolvedError
 from recbole_llmd.unlearning.mapping import cost_model, ease
-from recbole_llmd.unlearning.mapping.correction import Change, State
-from tests.helpers.mapping_cases import EASE, changes, corrected, interactions, quick
+from recbole_llmd.unlearning.mapping.correction import FittedMapping
+from tests.helpers.mapping_cases import EASE, change_between, changes, corrected, interactions, quick
 
 
 def ease_by_inverse(X, weight):
@@ -37,7 +37,7 @@ def test_ease_is_the_inverse_after_any_change(dtype, allowed, change):
 def test_the_factors_of_ease_make_up_the_change_of_the_gram_matrix(change):
     before, after = change
     X = sp.csr_matrix(before)
-    factors, signature = ease.low_rank(Change.between(X, sp.csr_matrix(after)), X)
+    factors, signature = ease.low_rank(change_between(X, sp.csr_matrix(after)), X)
     assert np.allclose(signature @ signature, np.eye(len(signature)))
     assert np.allclose(factors.T @ (signature @ factors.toarray()), after.T @ after - before.T @ before, atol=1e-12)
 
@@ -147,14 +147,14 @@ def test_ease_takes_little_memory():
     B = ease.fit(X, {"reg_weight": 50.0})
     drop = np.ones(1500, np.float32)
     drop[rng.choice(1500, 5, replace=False)] = 0
-    change = Change.between(X, sp.csr_matrix(sp.diags(drop.astype(np.float32)) @ X))
+    change = change_between(X, sp.csr_matrix(sp.diags(drop.astype(np.float32)) @ X))
     cost_model.rates("float32")
     for fresh, allowed in ((False, 0.4), (True, 1.2)):
         tracemalloc.start()
         result = (
             ease._refit(change.X, {"reg_weight": 50.0}, B.dtype, 1e-4, {})
             if fresh
-            else ease.correct(State(X, B, {"reg_weight": 50.0}), change, 1e-4)
+            else ease.correct(FittedMapping(X, B, {"reg_weight": 50.0}), change, 1e-4)
         )
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

@@ -1,0 +1,94 @@
+"""Which data a model was trained on: internal ids and interactions mean nothing without the file they come from.
+
+RecBole numbers users and items in the order in which its data file names them. A model that was trained before the rows
+of that file moved has other people under the same numbers, and nothing in RecBole's checkpoints tells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+if TYPE_CHECKING:
+    from recbole.data.dataset import Dataset
+
+KEY = "data_identity"  # in checkpoints
+
+
+@dataclass(frozen=True)
+class DataIdentity:
+    """The tokens of a dataset in the order of their internal ids, and a hash of them and the interactions.
+
+    Attributes:
+        users, items: the tokens of the internal ids 0, 1, ... (0 is RecBole's padding).
+        sha256: over both and the training interactions, as hexadecimal digits.
+
+    >>> X = sp.csr_matrix([[0, 0, 0], [0, 1, 0], [0, 1, 1]])
+    >>> def identity_of(users, X=X):
+    ...     tokens = {"user_id": users, "item_id": ["[PAD]", "alien", "big"]}
+    ...     dataset = SimpleNamespace(uid_field="user_id", iid_field="item_id", field2id_token=tokens)
+    ...     return DataIdentity.of(dataset, X)
+    >>> from types import SimpleNamespace
+    >>> trained_on = identity_of(["[PAD]", "ann", "bob"])
+    >>> trained_on.mismatch(DataIdentity.from_dict(trained_on.as_dict())) is None
+    True
+    >>> trained_on.mismatch(identity_of(["[PAD]", "bob", "ann"]))
+    "user 1 (internal id) was 'ann' and is 'bob'"
+    >>> trained_on.mismatch(identity_of(["[PAD]", "ann", "bob"], X=2 * X))
+    'the training interactions are others'
+    """
+
+    users: tuple[str, ...] = field(repr=False)
+    items: tuple[str, ...] = field(repr=False)
+    sha256: str
+
+    @classmethod
+    def of(cls, dataset: Dataset, X: sp.spmatrix | None = None) -> DataIdentity:
+        """The identity of RecBole's training ``dataset``; ``X`` [n_users, n_items] are its interactions, if at hand."""
+        users, items = (
+            tuple(map(str, dataset.field2id_token[name])) for name in (dataset.uid_field, dataset.iid_field)
+        )
+        X = sp.csr_matrix(dataset.inter_matrix(form="csr") if X is None else X, copy=True)
+        X.sum_duplicates()
+        X.eliminate_zeros()
+        digest = hashlib.sha256()
+        for tokens in (users, items):
+            for token in tokens:
+                encoded = token.encode()
+                digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        for array in (X.indptr.astype(np.int64), X.indices.astype(np.int64), X.data.astype(np.float64)):
+            digest.update(array.tobytes())
+        return cls(users, items, digest.hexdigest())
+
+    def as_dict(self) -> dict[str, list[str] | str]:
+        """Plain types, for files that need nothing of this package to be read."""
+        return {"users": list(self.users), "items": list(self.items), "sha256": self.sha256}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, list[str] | str]) -> DataIdentity:
+        """The inverse of :meth:`as_dict`."""
+        return cls(tuple(plain["users"]), tuple(plain["items"]), str(plain["sha256"]))
+
+    def mismatch(self, other: DataIdentity) -> str | None:
+        """How the ``other`` data differ, in one sentence without its full stop; None if they are the same."""
+        for kind, mine, theirs in (("user", self.users, other.users), ("item", self.items, other.items)):
+            if len(mine) != len(theirs):
+                return f"there were {len(mine) - 1} {kind}s and are {len(theirs) - 1}"
+            for number, (before, now) in enumerate(zip(mine, theirs)):
+                if before != now:
+                    return f"{kind} {number} (internal id) was {before!r} and is {now!r}"
+        return None if self.sha256 == other.sha256 else "the training interactions are others"
+
+
+def add_identity(checkpoint: str | PathLike[str], dataset: Dataset) -> None:
+    """Write the identity of a model's training ``dataset`` into the checkpoint file that RecBole has just written."""
+    content = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    content[KEY] = DataIdentity.of(dataset).as_dict()
+    torch.save(content, checkpoint, pickle_protocol=4)

@@ -1,0 +1,102 @@
+"""Checkpoints and the data they belong to: internal ids must not change owners between training and unlearning."""
+
+import shutil
+
+import pytest
+import torch
+from recbole.utils import get_trainer
+
+from recbole_llmd.errors import CheckpointError
+from recbole_llmd.unlearning import Unlearner
+from tests.conftest import REPO
+from tests.helpers.mapping_models import MODELS
+
+FIRST_OF_EACH_USER = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "mode": "full", "group_by": "user"}
+
+
+@pytest.fixture
+def saved(trained, workdir):
+    """``saved(name, writer)``: a checkpoint of a model trained on a copy of the tiny dataset, and the data file."""
+
+    def _saved(name, writer):
+        shutil.copytree(REPO / "dataset" / "tiny", workdir / "tiny")
+        # So split, the training interactions do not depend on the order of the rows: only the numbers of users do.
+        config, (train, _, _), model = trained(name, data_path=str(workdir), eval_args=FIRST_OF_EACH_USER)
+        if writer == "RecBole":
+            trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
+            trainer._save_checkpoint(0, verbose=False)
+            path = trainer.saved_model_file
+        else:
+            path = workdir / "ours.pth"
+            engine = Unlearner(model, train.dataset)
+            if writer == "Unlearner, corrected":
+                engine.forget_users("u3")
+                engine.learn("newcomer", "i1", grow=True)
+            engine.save(path)
+        return path, workdir / "tiny" / "tiny.inter"
+
+    return _saved
+
+
+WRITERS = ["RecBole", "Unlearner", "Unlearner, corrected"]
+CASES = [
+    (name, writer)
+    for name in MODELS
+    for writer in WRITERS
+    if (name, writer) != ("ADMMSLIM", "RecBole")  # RecBole trains it again on the data of today
+]
+
+
+@pytest.mark.parametrize("name, writer", CASES)
+def test_data_whose_rows_were_sorted_since_the_training_are_refused(saved, name, writer):
+    """The same interactions in another order number other users: u71 would be asked for and u26 forgotten."""
+    path, inter = saved(name, writer)
+    Unlearner.from_checkpoint(path).forget_users("u71")  # an unchanged file passes
+    head, *lines = inter.read_text().splitlines()
+    inter.write_text("\n".join([head, *sorted(lines)]) + "\n")
+    with pytest.raises(CheckpointError, match=r"checkpoint = '.*'.*not those.*trained on.*Restore the file, or train"):
+        Unlearner.from_checkpoint(path)
+    inter.write_text("\n".join([head, *lines]) + "\n")
+    Unlearner.from_checkpoint(path).forget_users("u71")
+
+
+@pytest.mark.parametrize("name, writer", CASES)
+def test_data_with_one_more_interaction_are_refused(saved, name, writer):
+    path, inter = saved(name, writer)
+    text = inter.read_text()
+    pairs = {tuple(line.split("\t")[:2]) for line in text.splitlines()}
+    added = next(item for item in (f"i{n}" for n in range(1, 60)) if ("u71", item) not in pairs)
+    inter.write_text(text + f"u71\t{added}\t4\t0\n")
+    with pytest.raises(CheckpointError, match=r"the training interactions are others|the interactions are others"):
+        Unlearner.from_checkpoint(path)
+
+
+def test_what_differs_is_said(saved):
+    path, inter = saved("EASE", "Unlearner")
+    head, *lines = inter.read_text().splitlines()
+    inter.write_text("\n".join([head, *sorted(lines)]) + "\n")
+    with pytest.raises(CheckpointError, match=r"user 1 \(internal id\) was 'u71' and is 'u1'"):
+        Unlearner.from_checkpoint(path)
+    inter.write_text("\n".join([head, *lines, "somebody\ti11\t4\t0"]) + "\n")
+    with pytest.raises(CheckpointError, match=r"there were \d+ users and are \d+"):
+        Unlearner.from_checkpoint(path)
+
+
+def test_the_identity_of_the_data_is_stored_as_plain_types(saved):
+    path, _ = saved("EASE", "Unlearner, corrected")
+    stored = torch.load(path, weights_only=False)["data_identity"]
+    assert stored["users"][:2] == ["[PAD]", "u71"] and "newcomer" not in stored["users"]
+    assert all(type(token) is str for token in stored["users"] + stored["items"]) and len(stored["sha256"]) == 64
+    engine = Unlearner.from_checkpoint(path)
+    assert engine.identity.as_dict() == stored
+    engine.save("again.pth")
+    assert torch.load("again.pth", weights_only=False)["data_identity"] == stored
+
+
+def test_a_checkpoint_of_an_engine_without_a_dataset_is_refused(trained):
+    config, _, model = trained("EASE")
+    engine = Unlearner(model, config)
+    engine.forget_users(3, ids="internal")
+    engine.save("model.pth")
+    with pytest.raises(CheckpointError, match="no dataset but only a Config"):
+        Unlearner.from_checkpoint("model.pth")
