@@ -9,6 +9,7 @@ from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.utils import get_model, get_trainer
 
 from recbole_llmd import cli
+from recbole_llmd.unlearning.evaluation.arms import clone
 from recbole_llmd.unlearning.forget_file import read_forget_file
 from recbole_llmd.unlearning.mapping import mapping_of
 from tests.helpers.mapping_models import MODELS, evaluate, retained
@@ -194,6 +195,17 @@ def test_sampled_evaluation_is_refused(unlearned):
         unlearned(
             "EASE", eval_args={"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "user", "order": "RO", "mode": "uni100"}
         )
+
+
+def test_scoring_another_model_leaves_the_trainers_own_in_place(trained):
+    from recbole_llmd.trainer.imcorrect import IMCorrectTrainer
+
+    config, (_, _, test), model = trained("EASE")
+    trainer = IMCorrectTrainer(config, model)
+    other = clone(model, mapping_of("EASE"))
+    other.item_similarity[:] = 0
+    assert trainer.score(other, test) != trainer.score(model, test) == trainer.evaluate(test, load_best_model=False)
+    assert trainer.model is model
 
 
 def test_the_classes_are_recboles_to_find():

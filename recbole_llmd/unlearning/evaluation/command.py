@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from recbole_llmd.unlearning.evaluation.record import EvaluationRecord, Row
 
 
 def evaluate(
-    models: Sequence[str],
-    scenarios: Sequence[str],
+    models: str | Sequence[str],
+    scenarios: str | Sequence[str],
     dataset: str | None,
     out: str | Path,
     *,
@@ -29,13 +30,13 @@ def evaluate(
     """Train each model, let it forget by each scenario, compare with retraining, and write one report.
 
     Args:
-        models: names of mapping models.
-        scenarios: values of ``unlearn_scenario``.
+        models: names of mapping models, as a list or with commas between them.
+        scenarios: the same of values of ``unlearn_scenario``.
         dataset: the name of RecBole's dataset, or None where ``config_files`` or ``settings`` name it.
         out: the folder of the report, with a folder for each model and scenario.
         config_files: RecBole's property files.
         settings: any settings of RecBole or of the package, which count more than the files.
-        command: the command of the record; if None, the one that does the same.
+        command: what the record gives as its command; the command line for the same evaluation if None.
 
     Returns:
         The record, as ``evaluation.json`` holds it (see ``docs/unlearning.md``).
@@ -43,19 +44,18 @@ def evaluate(
     Raises:
         LLMDError: if something given is wrong.
     """
-    settings = dict(settings or {})
-    by_model = {
-        model: [_run(model, scenario, dataset, out, config_files, settings) for scenario in scenarios]
-        for model in models
-    }
-    records = [record for of_model in by_model.values() for record in of_model]
-    fits: list[Row] = [fit for of_model in by_model.values() for fit in of_model[-1].fits]  # each scenario fits again
+    models, scenarios, settings = _names(models), _names(scenarios), dict(settings or {})
+    records: list[EvaluationRecord] = []
+    fits: list[Row] = []
+    for model in models:
+        for scenario in scenarios:
+            records.append(_run(model, scenario, dataset, out, config_files, settings))
+        fits += records[-1].fits  # the model's last: each scenario fits it again
     if command is None:
         command = _command(models, scenarios, dataset, config_files, settings)
-    record = EvaluationRecord(
+    record = replace(
+        records[0],
         provenance={**records[0].provenance, "command": without_paths(command)},
-        config=records[0].config,
-        datasets=records[0].datasets,
         fits=fits,
         rows=[row for record in records for row in record.rows],
         drift=[row for record in records for row in record.drift],
@@ -63,6 +63,10 @@ def evaluate(
     report.write(out, record)
     print(f"The report is in {os.path.join(out, 'evaluation.html')}")
     return record
+
+
+def _names(given: str | Sequence[str]) -> list[str]:
+    return given.split(",") if isinstance(given, str) else list(given)
 
 
 def _run(
