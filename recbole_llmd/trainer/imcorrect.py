@@ -22,7 +22,7 @@ from recbole_llmd.trainer.llmrec import save_renamed
 from recbole_llmd.unlearning import Unlearner
 from recbole_llmd.unlearning.evaluation import report
 from recbole_llmd.unlearning.evaluation.arms import clone
-from recbole_llmd.unlearning.evaluation.evaluate import evaluate_unlearning, refit_to_the_end
+from recbole_llmd.unlearning.evaluation.evaluate import evaluate_unlearning, refit_to_optimum
 from recbole_llmd.unlearning.evaluation.histories import retained_loader
 from recbole_llmd.unlearning.evaluation.record import EvaluationRecord, Row
 from recbole_llmd.unlearning.evaluation.scenarios import Scenario, scenarios, write_forget_set
@@ -62,7 +62,7 @@ class IMCorrectTrainer(TraditionalTrainer):
     ) -> tuple[float, dict[str, float]]:
         """As RecBole's ``fit``, then correct the model; the validation result is the corrected model's."""
         super().fit(train_data, valid_data, verbose, False, show_progress, callback_fn)
-        self.fitting = refit_to_the_end(self.model, self.config, self.model.fit_seconds)
+        self.fitting = refit_to_optimum(self.model, self.config, self.model.fit_seconds)
         engine = Unlearner(self.model, self.config, hashes=False)
         self.trained = clone(self.model, engine.mapping)
         drawn = self._drawn(train_data, valid_data)

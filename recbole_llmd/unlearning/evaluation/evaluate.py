@@ -37,13 +37,13 @@ def evaluate_unlearning(
     it gives the same figures, times and memory aside.
 
     Args:
-        model: a trained mapping model, fitted to the end (:func:`refit_to_the_end`).
+        model: a trained mapping model, fitted to its optimum (:func:`refit_to_optimum`).
         scenarios: what is to be forgotten (:func:`~recbole_llmd.unlearning.evaluation.scenarios.scenarios`).
         score: ``score(model, loader)`` gives RecBole's metrics of a model over a full-sort loader.
         config: RecBole's Config of the run: the model's parameters and the keys ``unlearn_...``.
         eval_data: RecBole's full-sort loader of the split to evaluate on.
         provenance: command, commit, machine and versions, for the record.
-        fits: of :func:`refit_to_the_end`, for the record.
+        fits: of :func:`refit_to_optimum`, for the record.
         show_progress: whether a bar shows the requests done.
 
     Raises:
@@ -65,7 +65,7 @@ def evaluate_unlearning(
     )
 
 
-def refit_to_the_end(model: GeneralRecommender, config: Config, recbole_seconds: float) -> Row:
+def refit_to_optimum(model: GeneralRecommender, config: Config, recbole_seconds: float) -> Row:
     """Fit the model again, in place, without the choices that RecBole leaves open (ties, iterations).
 
     Args:

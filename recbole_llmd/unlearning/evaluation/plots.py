@@ -45,11 +45,11 @@ def utility_section(last: Sequence[Row], utility: str) -> Section | None:
     pad = 0.06 * max(max(span) - min(span), 0.02)
     for index, model in enumerate(models):
         for arm in ARMS:
-            mine = [entry for entry in entries if (entry["model"], entry["arm"]) == (model, arm)]
-            points = [(entry[x].mean, heights[id(entry)]) for entry in mine]
+            of_arm = [entry for entry in entries if (entry["model"], entry["arm"]) == (model, arm)]
+            points = [(entry[x].mean, heights[id(entry)]) for entry in of_arm]
             hover = [
                 f"{size_label(entry)}<br>utility ÷ retrained {number(entry[x], 4)}<br>distance {number(entry[y])}"
-                for entry in mine
+                for entry in of_arm
             ]
             _add(fig, index, arm, points, mode="markers", hovertext=hover, hoverinfo="text+name")
         fig.update_xaxes(
@@ -83,8 +83,8 @@ def time_section(rows: Sequence[Row]) -> Section | None:
         for arm in ARMS:
             line = sorted(point for key, point in means.items() if key[:2] == (model, arm))
             _add(fig, index, arm, line, mode="lines+markers", text=[seconds(point[1]) for point in line])
-        mine = [row for row in rows if (row["model"], row["arm"]) == (model, "corrected")]
-        even = break_even(*([row[key] for row in mine] for key in ("size", "each", "refit")))
+        of_arm = [row for row in rows if (row["model"], row["arm"]) == (model, "corrected")]
+        even = break_even(*([row[key] for row in of_arm] for key in ("size", "each", "refit")))
         if even:
             _mark(fig, index, even, times)
         break_evens.append(f"{model} {f'{number(even)} interactions' if even else 'none within these sizes'}")
@@ -140,21 +140,21 @@ def drift_section(rows: Iterable[Row]) -> Section | None:
         points.setdefault((row["model"], row["dtype"], row["requests"]), []).append(row["B_frobenius"])
     heights, zero = floored([spread(values).mean for values in points.values()])
     means = dict(zip(points, heights, strict=True))
-    look = styles(_names(rows, "model"))
+    style = styles(_names(rows, "model"))
     fig = figure(
         xaxis=log_axis("requests done", [key[2] for key in means]),
         yaxis=log_axis("distance of B", heights, zero=zero),
     )
     for model, dtype in dict.fromkeys(key[:2] for key in means):
         line = sorted((key[2], height) for key, height in means.items() if key[:2] == (model, dtype))
-        color = look[model]["color"]
+        color = style[model]["color"]
         fig.add_scatter(
             x=[point[0] for point in line],
             y=[point[1] for point in line],
             name=f"{model} {dtype}",
             mode="lines+markers",
             line={"color": color, "dash": DTYPES[dtype]},
-            marker={"symbol": look[model]["symbol"], "size": 7},
+            marker={"symbol": style[model]["symbol"], "size": 7},
         )
     note = (
         "Relative Frobenius distance of the mapping matrix B to a fit from scratch in float64, after so many requests "
@@ -173,8 +173,8 @@ def sensitive_section(entries: Iterable[Row]) -> Section | None:
     top = max(entry["sensitive_exposure@10"].mean for entry in entries)
     for index, members in enumerate(panels.values()):
         for arm in ARMS:
-            mine = sorted((one for one in members if one["arm"] == arm), key=lambda entry: entry["checkpoint"])
-            points = [(entry["checkpoint"], entry["sensitive_exposure@10"].mean) for entry in mine]
+            of_arm = sorted((one for one in members if one["arm"] == arm), key=lambda entry: entry["checkpoint"])
+            points = [(entry["checkpoint"], entry["sensitive_exposure@10"].mean) for entry in of_arm]
             _add(fig, index, arm, points, mode="lines+markers")
         ticks = sorted({entry["checkpoint"] for entry in members})
         fig.update_xaxes(
@@ -198,11 +198,11 @@ def spam_section(last: Iterable[Row]) -> Section | None:
     panels = _panels(entries)
     fig = figure(barmode="group", xaxis=axis(""), yaxis=axis("target hit rate @10"))
     for arm in ARMS:
-        mine = {name: entry for name, members in panels.items() for entry in members if entry["arm"] == arm}
-        if mine:
-            figures = [entry["spam_hit@10"] for entry in mine.values()]
+        of_arm = {name: entry for name, members in panels.items() for entry in members if entry["arm"] == arm}
+        if of_arm:
+            figures = [entry["spam_hit@10"] for entry in of_arm.values()]
             fig.add_bar(
-                x=list(mine),
+                x=list(of_arm),
                 y=[value.mean for value in figures],
                 error_y={"array": [value.sd or 0 for value in figures], "thickness": 1, "color": "#999"},
                 name=arm,
@@ -237,7 +237,7 @@ def _add(fig: Figure, index: int, arm: str, points: Sequence[tuple[Any, ...]], *
     """Add the points of an arm to a panel, once to the legend. The reference is hollow: others show through."""
     if not points:
         return
-    look, reference = STYLES[arm], arm == "retrained"
+    style, reference = STYLES[arm], arm == "retrained"
     fig.add_scatter(
         x=[point[0] for point in points],
         y=[point[1] for point in points],
@@ -245,12 +245,12 @@ def _add(fig: Figure, index: int, arm: str, points: Sequence[tuple[Any, ...]], *
         legendgroup=arm,
         showlegend=not any(other.name == arm for other in fig.data),
         marker={
-            "color": look["color"],
-            "symbol": look["symbol"] + "-open" * reference,
+            "color": style["color"],
+            "symbol": style["symbol"] + "-open" * reference,
             "size": 12 if reference else 8,
             "line": {"width": 2 if reference else 0},
         },
-        line={"color": look["color"], "dash": "dash" if reference else "solid"},
+        line={"color": style["color"], "dash": "dash" if reference else "solid"},
         **place(index),
         **trace,
     )

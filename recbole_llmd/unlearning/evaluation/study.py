@@ -31,7 +31,7 @@ class Study:
     """Runs scenarios on copies of one trained model.
 
     Args:
-        model: the trained mapping model, fitted to the end (``Unlearner.refit``); it is not changed.
+        model: the trained mapping model, fitted to its optimum (``Unlearner.refit``); it is not changed.
         config: RecBole's Config of the run.
         eval_data: RecBole's full-sort loader of the split to evaluate on; it is not changed.
         score: ``score(model, loader)`` gives RecBole's metrics.
