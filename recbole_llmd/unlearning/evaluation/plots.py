@@ -37,8 +37,8 @@ def utility_section(last: Sequence[Row], utility: str) -> Section | None:
     entries = [entry for entry in last if entry["phase"] == "forget" and _measured(entry, x, y)]
     if not entries:
         return None
-    heights, zero = floored([entry[y].mean for entry in entries])
-    heights = dict(zip(map(id, entries), heights, strict=True))
+    floored_heights, zero = floored([entry[y].mean for entry in entries])
+    heights = dict(zip(map(id, entries), floored_heights, strict=True))
     models = _names(entries, "model")
     fig = facets(models)
     span = [entry[x].mean for entry in entries]
@@ -73,8 +73,7 @@ def time_section(rows: Sequence[Row]) -> Section | None:
     for row in rows:
         points.setdefault((row["model"], row["arm"], row["group"], row["ratio"]), []).append(row)
     means = {
-        key: tuple(spread([row[column] for row in same]).mean for column in ("size", "each"))
-        for key, same in points.items()
+        key: tuple(_mean(row[column] for row in same) for column in ("size", "each")) for key, same in points.items()
     }
     sizes, times = [size for size, _ in means.values()], [each for _, each in means.values()]
     models = _names(rows, "model")
@@ -138,7 +137,7 @@ def drift_section(rows: Iterable[Row]) -> Section | None:
     points: dict[tuple[Any, ...], list[float]] = {}
     for row in rows:
         points.setdefault((row["model"], row["dtype"], row["requests"]), []).append(row["B_frobenius"])
-    heights, zero = floored([spread(values).mean for values in points.values()])
+    heights, zero = floored([_mean(values) for values in points.values()])
     means = dict(zip(points, heights, strict=True))
     style = styles(_names(rows, "model"))
     fig = figure(
@@ -214,6 +213,11 @@ def spam_section(last: Iterable[Row]) -> Section | None:
         "arm never saw them."
     )
     return Section("Spam targets recommended", [note, fig])
+
+
+def _mean(values: Iterable[float]) -> float:
+    mean = spread(values).mean
+    return math.nan if mean is None else mean
 
 
 def _measured(entry: Row, *keys: str) -> bool:
