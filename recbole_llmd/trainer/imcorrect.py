@@ -1,23 +1,32 @@
 """The trainer of IMCorrect: trains the mapping model, lets it forget, and compares that with retraining."""
 
-import json
-from pathlib import Path
+from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from recbole.config import Config
 from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
+from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.trainer import TraditionalTrainer
 
 from recbole_llmd.config import plain_config
 from recbole_llmd.errors import SettingsError
 from recbole_llmd.random_state import isolated_random_state
-from recbole_llmd.report.provenance import provenance, without_paths
+from recbole_llmd.report.provenance import provenance
 from recbole_llmd.result_collector import add_result
 from recbole_llmd.trainer.llmrec import save_renamed
 from recbole_llmd.unlearning import Unlearner
-from recbole_llmd.unlearning.evaluation import metrics, report
-from recbole_llmd.unlearning.evaluation.arm_metrics import retained_loader
+from recbole_llmd.unlearning.evaluation import report
 from recbole_llmd.unlearning.evaluation.arms import clone
-from recbole_llmd.unlearning.evaluation.scenarios import scenarios, write_forget_set
-from recbole_llmd.unlearning.evaluation.study import Study, drift, inject
+from recbole_llmd.unlearning.evaluation.evaluate import evaluate_unlearning, refit_to_optimum
+from recbole_llmd.unlearning.evaluation.histories import retained_loader
+from recbole_llmd.unlearning.evaluation.record import EvaluationRecord, Row
+from recbole_llmd.unlearning.evaluation.scenarios import Scenario, scenarios, write_forget_set
+from recbole_llmd.unlearning.evaluation.study import inject
 from recbole_llmd.unlearning.mapping.correction import interactions
 
 
@@ -26,26 +35,41 @@ class IMCorrectTrainer(TraditionalTrainer):
 
     The corrected model is what ``fit`` and ``evaluate`` give RecBole's metrics of and what is saved, as a checkpoint of
     the mapping model that plain RecBole loads. The histories that the evaluation masks are the retained ones.
+
+    Attributes:
+        trained: the model before any request, which all arms begin with; None before ``fit``.
+        fitting: how RecBole's own fit compares with it.
+        scenarios: what is to be forgotten; None before ``fit``.
     """
 
-    def __init__(self, config, model):
-        super().__init__(config, model)
-        self.scenarios = self.trained = self.fitting = None
+    config: Config
+    model: GeneralRecommender
 
-    def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
+    def __init__(self, config: Config, model: GeneralRecommender) -> None:
+        super().__init__(config, model)
+        self.scenarios: list[Scenario] | None = None
+        self.trained: GeneralRecommender = None
+        self.fitting: Row = {}
+
+    def fit(
+        self,
+        train_data: AbstractDataLoader,
+        valid_data: AbstractDataLoader | None = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Callable[..., Any] | None = None,
+    ) -> tuple[float, dict[str, float]]:
         """As RecBole's ``fit``, then correct the model; the validation result is the corrected model's."""
         super().fit(train_data, valid_data, verbose, False, show_progress, callback_fn)
-        self._fit_to_the_end()
-        dataset, X = train_data.dataset, self.trained.interaction_matrix
-        everything = interactions((valid_data or train_data)._sampler.datasets, X.shape)
-        drawn = list(scenarios(self.config, X, dataset, everything))
-        for scenario in drawn:
-            path = Path(self.config["unlearn_dir"]) / f"{self.config['dataset']}-{scenario.label}.forget"
-            write_forget_set(path, scenario, dataset)
-        inject(self.model, self.config, drawn[0])
+        self.fitting = refit_to_optimum(self.model, self.config, self.model.fit_seconds)
         engine = Unlearner(self.model, self.config, hashes=False)
-        for users, items in drawn[0].requests:
-            engine.forget(users, items, ids="internal")
+        self.trained = clone(self.model, engine.mapping)
+        drawn = self._drawn(train_data, valid_data)
+        inject(Unlearner(self.model, self.config, mode="retrain", hashes=False), drawn[0])
+        engine = Unlearner(self.model, self.config, hashes=False)
+        for request in drawn[0].requests:
+            engine.apply(request)
         if valid_data:
             retained = retained_loader(_full_sort(valid_data), *drawn[0].pairs)
             self.best_valid_score, self.best_valid_result = self._valid_epoch(retained, show_progress)
@@ -54,68 +78,62 @@ class IMCorrectTrainer(TraditionalTrainer):
         self.scenarios = drawn
         return self.best_valid_score, self.best_valid_result
 
-    def _fit_to_the_end(self):
-        """Take the choices out of the model that RecBole leaves open (ties, iterations): the start of every arm."""
-        engine = Unlearner(self.model, self.config, hashes=False)
-        theirs = engine.B
-        receipt = engine.refit()
-        self.trained = clone(self.model, engine.mapping)
-        self.fitting = {
-            "model": engine.name,
-            "dataset": self.config["dataset"],
-            "recbole_seconds": self.model.fit_seconds,
-            "seconds": receipt.seconds,
-            "B_frobenius": metrics.relative_frobenius(theirs, engine.B),
-            "columns": metrics.differing_columns(theirs, engine.B),
-        }
+    def _drawn(self, train_data: AbstractDataLoader, valid_data: AbstractDataLoader | None) -> list[Scenario]:
+        """The scenarios of the run; their forget sets are written."""
+        dataset, X = train_data.dataset, self.trained.interaction_matrix
+        known = interactions((valid_data or train_data)._sampler.datasets, X.shape)
+        drawn = scenarios(self.config, X, dataset, known)
+        for scenario in drawn:
+            path = Path(self.config["unlearn_dir"]) / f"{self.config['dataset']}-{scenario.label}.forget"
+            write_forget_set(path, scenario, dataset)
+        return drawn
 
-    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+    def evaluate(
+        self,
+        eval_data: AbstractDataLoader,
+        load_best_model: bool = True,
+        model_file: str | None = None,
+        show_progress: bool = False,
+    ) -> dict[str, float] | None:
         """RecBole's result of the corrected model; after ``fit``, the arms of all scenarios are compared beside it."""
         if self.scenarios is None or not eval_data:
             return self._evaluate(eval_data, load_best_model, model_file, show_progress)
-        first = retained_loader(_full_sort(eval_data), *self.scenarios[0].pairs)
-        result = self._evaluate(first, load_best_model, model_file, show_progress)
-        corrected = self.model
-        try:
-            record = self._compare(eval_data)
-        finally:
-            self.model = corrected
-        add_result("unlearning", record)
+        retained = retained_loader(_full_sort(eval_data), *self.scenarios[0].pairs)
+        result = self._evaluate(retained, load_best_model, model_file, show_progress)
+        record = self._compared(self.scenarios, eval_data)
+        add_result("unlearning", record.as_dict())
         report.print_summary(record)
         report.write(self.config["unlearn_dir"], record)
         return result
 
-    def _compare(self, eval_data):
-        study = Study(self.config, self.trained, eval_data, self._metrics_of)
-        rows = [row for scenario in self.scenarios for row in study.run(scenario)]
-        drifts = []
-        if self.config["unlearn_drift_requests"]:
-            drifts = drift(self.config, self.trained)
-        dataset, name = eval_data._dataset, self.fitting["model"]
-        return {
-            **provenance(f"recbole-llmd --model=IMCorrect --mapping_model={name} --dataset={dataset.dataset_name}"),
-            "config": json.loads(json.dumps(without_paths(self.config.final_config_dict), default=str)),
-            "datasets": {
-                "users": dataset.user_num - 1,
-                "items": dataset.item_num - 1,
-                "interactions": int(self.trained.interaction_matrix.nnz),
-            },
-            "fits": [self.fitting],
-            "rows": rows,
-            "drift": drifts,
-        }
+    def score(self, model: GeneralRecommender, loader: FullSortEvalDataLoader) -> dict[str, float]:
+        """RecBole's metrics of another model, evaluated as this trainer's own."""
+        scorer = copy.copy(self)
+        scorer.model = model
+        return scorer._evaluate(loader, False)
 
-    def _evaluate(self, *arguments):
-        with isolated_random_state(
-            self.config["seed"]
-        ):  # RecBole's ADMMSLIM adds noise to its scores: the same for all arms
-            return super().evaluate(*arguments)
+    def _compared(self, scenarios: list[Scenario], eval_data: FullSortEvalDataLoader) -> EvaluationRecord:
+        config = self.config
+        options = {key: config[key] for key in ("model", "mapping_model")}
+        options["dataset"] = eval_data._dataset.dataset_name
+        command = " ".join(["recbole-llmd", *(f"--{key}={value}" for key, value in options.items())])
+        return evaluate_unlearning(
+            self.trained,
+            scenarios,
+            self.score,
+            config=config,
+            eval_data=eval_data,
+            provenance=provenance(command),
+            fits=[self.fitting],
+            show_progress=config["show_progress"],
+        )
 
-    def _metrics_of(self, model, loader):
-        self.model = model
-        return self._evaluate(loader, False)
+    def _evaluate(self, eval_data: AbstractDataLoader, *arguments: Any) -> Any:
+        # RecBole's ADMMSLIM adds noise to its scores: the same for all arms.
+        with isolated_random_state(self.config["seed"]):
+            return super().evaluate(eval_data, *arguments)
 
-    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         config = self.config
         self.config = plain_config(config, config["mapping_model"])
         try:
@@ -124,7 +142,7 @@ class IMCorrectTrainer(TraditionalTrainer):
             self.config = config
 
 
-def _full_sort(loader):
+def _full_sort(loader: AbstractDataLoader) -> FullSortEvalDataLoader:
     if not isinstance(loader, FullSortEvalDataLoader):
-        raise SettingsError("eval_args: IMCorrect compares rankings of all items. Set mode: full in eval_args.")
+        raise SettingsError("eval_args: the arms are compared by rankings of all items. Set mode: full in eval_args.")
     return loader

@@ -22,8 +22,8 @@ EACH = [
 WATCHED = [("u", "a"), ("u", "b"), ("u", "c"), ("v", "c"), ("w", "a"), ("w", "d"), ("x", "b"), ("y", "e"), ("z", "c")]
 
 
-def pairs_of(part):
-    return list(zip(part[0].tolist(), part[1].tolist()))
+def pairs_of(request):
+    return list(zip(request.users.tolist(), request.items.tolist()))
 
 
 def all_pairs(scenario):
@@ -35,7 +35,7 @@ def pairs_in(X):
 
 
 def sizes(scenario):
-    return [len(users) for users, _ in scenario.requests]
+    return [len(request) for request in scenario.requests]
 
 
 def same(one, other):
@@ -57,9 +57,9 @@ def case_of(folder, name, **settings):
         }
     )
     init_seed(config["seed"], config["reproducibility"])
-    whole = create_dataset(config)
-    dataset = data_preparation(config, whole)[0].dataset
-    X, known = dataset.inter_matrix(form="csr").astype(np.float32), whole.inter_matrix(form="csr")
+    all_splits = create_dataset(config)
+    dataset = data_preparation(config, all_splits)[0].dataset
+    X, known = dataset.inter_matrix(form="csr").astype(np.float32), all_splits.inter_matrix(form="csr")
 
     def draw(**more):
         values = {f"unlearn_{key}": value for key, value in more.items()}
@@ -68,11 +68,11 @@ def case_of(folder, name, **settings):
     return SimpleNamespace(config=config, dataset=dataset, X=X, known=known, draw=draw)
 
 
-def matrix(rows, n_items):
+def matrix(profiles, n_items):
     """CSR from the items of each user; user 0 is the padding."""
-    users = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-    items = np.concatenate([np.array(row, int) for row in rows])
-    return sp.csr_matrix((np.ones(len(items)), (users, items)), shape=(len(rows), n_items))
+    users = np.repeat(np.arange(len(profiles)), [len(profile) for profile in profiles])
+    items = np.concatenate([np.array(profile, int) for profile in profiles])
+    return sp.csr_matrix((np.ones(len(items)), (users, items)), shape=(len(profiles), n_items))
 
 
 def drawn(X, seeds=(2,), known=None, **settings):

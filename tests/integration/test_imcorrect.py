@@ -9,11 +9,12 @@ from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.utils import get_model, get_trainer
 
 from recbole_llmd import cli
+from recbole_llmd.unlearning.evaluation.arms import clone
 from recbole_llmd.unlearning.forget_file import read_forget_file
 from recbole_llmd.unlearning.mapping import mapping_of
 from tests.helpers.mapping_models import MODELS, evaluate, retained
 
-ARMS = ["original", "no-op", "X only", "IMCorrect", "SISA", "retrained"]
+ARMS = ["original", "no-op", "X only", "corrected", "SISA", "retrained"]
 
 
 @pytest.fixture
@@ -54,26 +55,26 @@ def test_the_run_gives_what_a_refit_on_the_retained_interactions_gives(unlearned
         refitted.interaction_matrix, refitted.w
     ).items():
         setattr(refitted, attribute, value)
-    for loader, found in ((valid, result["best_valid_result"]), (test, result["test_result"])):
+    for loader, metrics in ((valid, result["best_valid_result"]), (test, result["test_result"])):
         for user in np.unique(pairs[0]):  # RecBole masks what was forgotten no more
             gone = set(pairs[1][pairs[0] == user].tolist())
             history = loader.uid2history_item[user]
             if history is not None:
                 kept = [item not in gone for item in history.tolist()]
                 loader.uid2history_item[user] = history[kept]
-        assert found == pytest.approx(evaluate(config, refitted, loader), abs=1e-6)
+        assert metrics == pytest.approx(evaluate(config, refitted, loader), abs=1e-6)
     arms = by_arm(result["unlearning"]["rows"])
-    assert arms["retrained"]["test_ndcg@10"] == arms["IMCorrect"]["test_ndcg@10"] == result["test_result"]["ndcg@10"]
-    assert arms["IMCorrect"]["B_frobenius"] < 1e-4 < 0.01 < arms["X only"]["B_frobenius"]
+    assert arms["retrained"]["test_ndcg@10"] == arms["corrected"]["test_ndcg@10"] == result["test_result"]["ndcg@10"]
+    assert arms["corrected"]["B_frobenius"] < 1e-4 < 0.01 < arms["X only"]["B_frobenius"]
     assert arms["no-op"]["scores_frobenius"] == arms["original"]["scores_frobenius"] > 0.01
-    assert arms["IMCorrect"]["overlap@10"] > 0.999 > arms["no-op"]["overlap@10"]
-    assert arms["IMCorrect"]["interactions"] == len(users)
+    assert arms["corrected"]["overlap@10"] > 0.999 > arms["no-op"]["overlap@10"]
+    assert arms["corrected"]["interactions"] == len(users)
 
 
 def test_the_saved_model_is_recboles_own_and_has_forgotten(unlearned, workdir):
     unlearned("EASE")
     (path,) = (workdir / "saved").glob("IMCorrect-*.pth")
-    config, model, dataset, train, valid, test = load_data_and_model(str(path))
+    config, model, dataset, train, _, _ = load_data_and_model(str(path))
     assert type(model).__name__ == config["model"] == "EASE"
     assert not [key for key in config.final_config_dict if key.startswith("unlearn_")]
     users, items = forget_set(workdir, config)
@@ -91,18 +92,18 @@ def test_a_correction_that_forgets_to_correct_B_is_seen_in_the_figures(unlearned
     monkeypatch.setattr(ease, "correct", lambda state, change, tolerance: Correction(state.B, "planted bug"))
     arms = by_arm(unlearned("EASE")["unlearning"]["rows"])
     for figure in ("B_frobenius", "scores_frobenius", "overlap@10", "js", "membership_auc_mapping"):
-        assert arms["IMCorrect"][figure] == arms["X only"][figure] != arms["retrained"][figure]
+        assert arms["corrected"][figure] == arms["X only"][figure] != arms["retrained"][figure]
 
 
 def test_sensitive_items_leave_the_recommendations_checkpoint_by_checkpoint(unlearned):
     rows = unlearned("EASE", unlearn_scenario="sensitive", unlearn_sensitive={"genre": "Space"})["unlearning"]["rows"]
     points = sorted({row["checkpoint"] for row in rows})
     assert len(points) == 4 and points[-1] == 1
-    assert [sum(row["arm"] == "IMCorrect" for row in rows)] == [4]
+    assert [sum(row["arm"] == "corrected" for row in rows)] == [4]
     last = by_arm(rows[-len(ARMS) :])
-    assert last["IMCorrect"]["requests"] == last["IMCorrect"]["users"]  # one user a request
-    assert last["IMCorrect"]["sensitive_exposure@10"] == pytest.approx(last["retrained"]["sensitive_exposure@10"])
-    assert last["IMCorrect"]["sensitive_exposure@10"] < last["original"]["sensitive_exposure@10"]
+    assert last["corrected"]["requests"] == last["corrected"]["users"]  # one user a request
+    assert last["corrected"]["sensitive_exposure@10"] == pytest.approx(last["retrained"]["sensitive_exposure@10"])
+    assert last["corrected"]["sensitive_exposure@10"] < last["original"]["sensitive_exposure@10"]
 
 
 def test_spam_users_are_injected_and_their_targets_fall_again(unlearned):
@@ -110,17 +111,17 @@ def test_spam_users_are_injected_and_their_targets_fall_again(unlearned):
         "EASE", unlearn_scenario="spam", unlearn_ratio=0.3, unlearn_spam_targets=2, unlearn_spam_fillers=5
     )
     arms = by_arm(result["unlearning"]["rows"])
-    assert arms["original"]["spam_hit@10"] > arms["IMCorrect"]["spam_hit@10"] == arms["retrained"]["spam_hit@10"]
-    assert "forgetting_ndcg@10" not in arms["IMCorrect"]  # no real user forgets
+    assert arms["original"]["spam_hit@10"] > arms["corrected"]["spam_hit@10"] == arms["retrained"]["spam_hit@10"]
+    assert "forgetting_ndcg@10" not in arms["corrected"]  # no real user forgets
 
 
 def test_what_was_learned_again_is_the_original_model(unlearned):
     rows = unlearned("EASE", unlearn_relearn=True, unlearn_scenario="interactions")["unlearning"]["rows"]
     learned = {row["arm"]: row for row in rows if row["phase"] == "learn"}
-    assert list(learned) == ["X only", "IMCorrect", "retrained"]
-    assert learned["IMCorrect"]["B_frobenius"] < 1e-5
+    assert list(learned) == ["X only", "corrected", "retrained"]
+    assert learned["corrected"]["B_frobenius"] < 1e-5
     original = next(row for row in rows if row["arm"] == "original")
-    assert learned["IMCorrect"]["test_ndcg@10"] == pytest.approx(learned["retrained"]["test_ndcg@10"], abs=1e-6)
+    assert learned["corrected"]["test_ndcg@10"] == pytest.approx(learned["retrained"]["test_ndcg@10"], abs=1e-6)
     assert original["B_frobenius"] > 0.01
 
 
@@ -194,6 +195,17 @@ def test_sampled_evaluation_is_refused(unlearned):
         unlearned(
             "EASE", eval_args={"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "user", "order": "RO", "mode": "uni100"}
         )
+
+
+def test_scoring_another_model_leaves_the_trainers_own_in_place(trained):
+    from recbole_llmd.trainer.imcorrect import IMCorrectTrainer
+
+    config, (_, _, test), model = trained("EASE")
+    trainer = IMCorrectTrainer(config, model)
+    other = clone(model, mapping_of("EASE"))
+    other.item_similarity[:] = 0
+    assert trainer.score(other, test) != trainer.score(model, test) == trainer.evaluate(test, load_best_model=False)
+    assert trainer.model is model
 
 
 def test_the_classes_are_recboles_to_find():

@@ -1,224 +1,239 @@
-"""Measures the arms of unlearning at a checkpoint: the figures of one row each."""
+"""The figures of one arm at a checkpoint, and what they are measured over: the columns of a row, group by group."""
 
-import copy
+from __future__ import annotations
+
 import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from numpy.typing import NDArray
+from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import GeneralRecommender
 
 from recbole_llmd.random_state import isolated_random_state
-from recbole_llmd.unlearning.evaluation import metrics
-from recbole_llmd.unlearning.evaluation.arms import Sisa
+from recbole_llmd.unlearning.evaluation import membership, metrics
+from recbole_llmd.unlearning.evaluation.efficiency import request_seconds
+from recbole_llmd.unlearning.evaluation.histories import masked_history
+from recbole_llmd.unlearning.evaluation.metrics import Matrix, Pairs
+from recbole_llmd.unlearning.evaluation.record import Row
 from recbole_llmd.unlearning.mapping.correction import interactions
 
-USERS = 2000  # whose scores are compared: a sample of those tested and those who forget
-PAIRS = 20000  # forgotten pairs that the membership attacks look at: a sample
+COMPARED_USERS = 2000  # whose scores are compared: a sample of those tested and those who forget
+ATTACKED_PAIRS = 20000  # forgotten pairs that the membership attacks look at: a sample
 TOP = 20
 BLOCK = 256  # users scored at a time
 
+Score: TypeAlias = Callable[[GeneralRecommender, FullSortEvalDataLoader], Mapping[str, Any]]
 
-def retained_loader(eval_data, users, items, only=None):
-    """RecBole's full-sort loader with these interactions taken out of the histories that it masks.
 
-    Args:
-        eval_data: a full-sort loader.
-        users, items: pairs of internal ids [n].
-        only: internal ids of the users to evaluate, or None for all.
+@dataclass(frozen=True, eq=False)
+class EvaluationSet:
+    """What the arms of a scenario are measured over, the same for all of them. All ids are internal.
 
-    Returns:
-        the loader, or None if it would be empty.
+    Attributes:
+        tested: the users of the evaluated split.
+        users: those whose scores are compared, ascending [compared]: of the tested ones and those who forget.
+        history: what RecBole masks, CSR [n_users, n_items].
+        profiles: X before any request, CSR [n_users, n_items].
+        forgotten: the pairs of all requests, in order: (users [n], items [n]).
+        negatives: an item for each of those pairs that its user never had [n]; -1 where there is none.
+        attacked: which pairs have a negative, in random order.
     """
-    dataset, sampler = eval_data._dataset, copy.copy(eval_data._sampler)
-    if only is not None:
-        chosen = torch.from_numpy(np.isin(dataset.inter_feat[dataset.uid_field].numpy(), only))
-        if not chosen.any():
-            return None
-        dataset = dataset.copy(dataset.inter_feat[chosen])
-    sampler.used_ids = sampler.used_ids.copy()
-    for user in np.unique(users):
-        if user < len(sampler.used_ids):  # injected users are in no loader
-            sampler.used_ids[user] = sampler.used_ids[user] - set(items[users == user].tolist())
-    return type(eval_data)(eval_data.config, dataset, sampler)
 
+    tested: NDArray[np.int64]
+    users: NDArray[np.int64]
+    history: sp.csr_matrix
+    profiles: sp.csr_matrix
+    forgotten: Pairs
+    negatives: NDArray[np.int64]
+    attacked: NDArray[np.int64]
 
-class Judge:
-    """Measures arms of one scenario at its checkpoints."""
+    def mask(self, released: Pairs) -> NDArray[np.bool_]:
+        """What may not be recommended to the compared users [compared, n_items]: their history but for these pairs.
 
-    def __init__(self, study, scenario, model):
-        self.study, self.scenario = study, scenario
-        dataset, sampler = study.eval_data._dataset, study.eval_data._sampler
-        self.real, self.X = dataset.user_num, sp.csr_matrix(model.interaction_matrix)
-        everything = interactions(sampler.datasets, self.X.shape)
-        self.known = ((everything + self.X) != 0).astype(np.float32).tocsr()
-        self.tested = study.eval_data.uid_list.numpy()
-        self.history = _history(study.eval_data, self.X.shape)
-        rng = np.random.default_rng(scenario.seed)
-        self.pairs = users, items = scenario.pairs
-        self.negatives = metrics.matched_negatives(self.known, users, items, rng)
-        self.attacked = rng.permutation(np.flatnonzero(self.negatives >= 0))
-        candidates = np.union1d(self.tested, users[users < self.real])
-        self.users = np.sort(rng.choice(candidates, min(USERS, len(candidates)), replace=False))
-
-    def rows(self, arms, done, phase):
-        """A row for each arm, after ``done`` requests; in the phase ``"learn"`` they are learned again by now."""
-        for arm in arms.values():
-            arm.settle()
-        until = sum(len(users) for users, _ in self.scenario.requests[:done])
-        users, items = (part[:until] for part in self.pairs)
-        concerned = np.unique(users)
-        gone = (users, items) if phase == "forget" else (users[:0], items[:0])
-        mask, loaders = self._mask(*gone), self._loaders(gone, concerned)
-        about = {
-            "model": arms["retrained"].engine.name,
-            "dataset": self.study.config["dataset"],
-            "scenario": self.scenario.name,
-            "group": self.scenario.group,
-            "ratio": self.scenario.ratio,
-            "seed": self.scenario.seed,
-            "checkpoint": done / len(self.scenario.requests),
-            "requests": done,
-            "users": len(concerned),
-            "interactions": len(users),
-            "phase": phase,
-        }
-        reference = self._view(arms["retrained"], mask)
-        utility = {name: self._utility(arm, loaders) for name, arm in arms.items()}
-        return [
-            {
-                **about,
-                "arm": name,
-                "method": arm.method,
-                **self._completeness(arm, view, arms["retrained"], reference, mask),
-                **self._remembered(arm, view[1], users, items, mask),
-                **utility[name],
-                **_ratios(utility[name], utility["retrained"]),
-                **_efficiency(arm, arms["retrained"]),
-            }
-            for name, arm in arms.items()
-            for view in [reference if arm is arms["retrained"] else self._view(arm, mask)]
-        ]
-
-    def _mask(self, users, items):
-        """What may not be recommended to the judged users [users, items]: their history but for these pairs."""
-        mask = self.history[self.users].toarray() > 0
-        mask[_rows_of(self.users, users, items)] = False
+        >>> one, two = np.array([1]), sp.csr_matrix([[0, 0, 0], [0, 1, 1]])
+        >>> EvaluationSet(one, one, two, two, (one, one), one, one).mask((one, np.array([2])))
+        array([[ True,  True, False]])
+        """
+        mask: NDArray[np.bool_] = self.history[self.users].toarray() > 0
+        mask[rows_of(self.users, *released)] = False
         mask[:, 0] = True
         return mask
 
-    def _loaders(self, gone, concerned):
-        groups = {"test": None, "forgetting": concerned, "others": np.setdiff1d(self.tested, concerned)}
-        return {name: retained_loader(self.study.eval_data, *gone, only=only) for name, only in groups.items()}
-
-    def _view(self, arm, mask):
-        """The arm's scores of the judged users [users, items] and their top items."""
-        model, blocks = arm.model, []
-        with isolated_random_state(0):  # RecBole's ADMMSLIM adds noise to its scores: the same for all arms
-            for start in range(0, len(self.users), BLOCK):
-                users = torch.from_numpy(self.users[start : start + BLOCK])
-                scores = model.full_sort_predict(Interaction({model.USER_ID: users}))
-                blocks.append(np.asarray(scores).reshape(len(users), -1))
-        scores = np.concatenate(blocks)
-        return scores, metrics.top_k(scores, TOP, mask)
-
-    def _completeness(self, arm, view, retrained, reference, mask):
-        scores, top = view
-        same_model = not isinstance(arm, Sisa)  # its B is the mean of other models'
-        B, other = arm.engine.B, retrained.engine.B
-        return {
-            "B_frobenius": metrics.relative_frobenius(B, other) if same_model else None,
-            "B_max": metrics.max_abs(B, other) if same_model else None,
-            "scores_frobenius": metrics.relative_frobenius(scores, reference[0]),
-            "scores_max": metrics.max_abs(scores, reference[0]),
-            "overlap@10": metrics.overlap(top[:, :10], reference[1][:, :10]),
-            "overlap@20": metrics.overlap(top, reference[1]),
-            "js": metrics.js_divergence(scores, reference[0], mask),
-        }
-
-    def _remembered(self, arm, top, users, items, mask):
-        """What the arm still shows of the forgotten pairs."""
-        rows, columns = _rows_of(self.users, users, items)
-        attacked = self.attacked[self.attacked < len(users)][:PAIRS]
-        X, B = arm.engine.X, arm.engine.B
-        auc = {}
-        for name, function, given in (
-            ("scores", metrics.served_scores, X),
-            ("mapping", metrics.probe_scores, self.X),
-        ):
-            pairs = (users[attacked], items[attacked]), (users[attacked], self.negatives[attacked])
-            auc[name] = metrics.membership_auc(*(function(given, B, *pair) for pair in pairs))
-        targets, sensitive = self.scenario.targets, self.scenario.sensitive
-        return {
-            "forget_recall@10": metrics.forget_recall(top[:, :10], rows, columns),
-            "forget_recall@20": metrics.forget_recall(top, rows, columns),
-            "membership_auc_scores": auc["scores"],
-            "membership_auc_mapping": auc["mapping"],
-            "sensitive_exposure@10": None
-            if sensitive is None
-            else metrics.exposure(top[np.isin(self.users, users), :10], sensitive),
-            "spam_hit@10": None if targets is None else metrics.target_hit_rate(top[:, :10], targets, ~mask),
-        }
-
-    def _utility(self, arm, loaders):
-        """RecBole's metrics of all users, those who forget, and the others."""
-        results = {
-            name: self.study.evaluate(arm.model, loader) for name, loader in loaders.items() if loader is not None
-        }
-        return {f"{name}_{key}": float(value) for name, result in results.items() for key, value in result.items()}
+    def attacks(self, requested: int) -> tuple[Pairs, Pairs]:
+        """Members and nonmembers of the membership attacks on the first ``requested`` forgotten pairs: a sample."""
+        attacked = self.attacked[self.attacked < requested][:ATTACKED_PAIRS]
+        users, items = (ids[attacked] for ids in self.forgotten)
+        return (users, items), (users, self.negatives[attacked])
 
 
-def _ratios(utility, reference):
-    """Each metric of all users, divided by the retrained model's."""
+def draw_evaluation_set(
+    eval_data: FullSortEvalDataLoader, profiles: sp.csr_matrix, forgotten: Pairs, seed: int
+) -> EvaluationSet:
+    """The evaluation set of a scenario, drawn by its seed.
+
+    Args:
+        eval_data: RecBole's full-sort loader of the split to evaluate on.
+        profiles: X before any request, CSR [n_users, n_items], with the injected users.
+        forgotten: the pairs of all requests, in order.
+        seed: of the samples.
+    """
+    everything = interactions(eval_data._sampler.datasets, profiles.shape)
+    known = ((everything + profiles) != 0).astype(np.float32).tocsr()
+    tested = eval_data.uid_list.numpy()
+    rng = np.random.default_rng(seed)
+    users, items = forgotten
+    negatives = membership.matched_negatives(known, users, items, rng)
+    attacked = rng.permutation(np.flatnonzero(negatives >= 0))
+    candidates = np.union1d(tested, users[users < eval_data._dataset.user_num])
+    compared = np.sort(rng.choice(candidates, min(COMPARED_USERS, len(candidates)), replace=False))
+    history = masked_history(eval_data, profiles.shape)
+    return EvaluationSet(tested, compared, history, profiles, forgotten, negatives, attacked)
+
+
+def rows_of(compared: NDArray[np.int64], users: NDArray[np.int64], items: NDArray[np.int64]) -> Pairs:
+    """Of pairs (user, item) those of the ``compared`` users (ascending): rows of the users there, and the items.
+
+    >>> rows_of(np.array([2, 5]), np.array([5, 3]), np.array([7, 8]))
+    (array([1]), array([7]))
+    """
+    row = np.minimum(np.searchsorted(compared, users), len(compared) - 1)
+    present = compared[row] == users
+    return row[present], items[present]
+
+
+class Ranking(NamedTuple):
+    """A model's scores of the compared users [compared, n_items], and their top items [compared, TOP]."""
+
+    scores: NDArray[Any]
+    top: NDArray[np.int64]
+
+
+def ranking(model: GeneralRecommender, users: NDArray[np.int64], mask: NDArray[np.bool_]) -> Ranking:
+    """The model's ranking for these users; ``mask`` [users, n_items] is True where an item may not be recommended."""
+    blocks = []
+    with isolated_random_state(0):  # RecBole's ADMMSLIM adds noise to its scores: the same for all arms
+        for first in range(0, len(users), BLOCK):
+            block = torch.from_numpy(users[first : first + BLOCK])
+            scores = model.full_sort_predict(Interaction({model.USER_ID: block}))
+            blocks.append(np.asarray(scores).reshape(len(block), -1))
+    scores = np.concatenate(blocks)
+    return Ranking(scores, metrics.top_k(scores, TOP, mask))
+
+
+def mapping_distance(B: Matrix | None, reference: Matrix) -> Row:
+    """Distance of the mapping matrix to the retrained one; None for that of another model."""
+    return {
+        "B_frobenius": None if B is None else metrics.relative_frobenius(B, reference),
+        "B_max": None if B is None else metrics.max_abs(B, reference),
+    }
+
+
+def ranking_distance(served: Ranking, reference: Ranking, mask: NDArray[np.bool_]) -> Row:
+    """Distance of scores and top items to the retrained model's."""
+    return {
+        "scores_frobenius": metrics.relative_frobenius(served.scores, reference.scores),
+        "scores_max": metrics.max_abs(served.scores, reference.scores),
+        "overlap@10": metrics.overlap(served.top[:, :10], reference.top[:, :10]),
+        "overlap@20": metrics.overlap(served.top, reference.top),
+        "js": metrics.js_divergence(served.scores, reference.scores, mask),
+    }
+
+
+def forgotten_recall(top: NDArray[np.int64], compared: NDArray[np.int64], forgotten: Pairs) -> Row:
+    """How many of the forgotten pairs of the compared users are in their top items."""
+    rows, items = rows_of(compared, *forgotten)
+    return {
+        "forget_recall@10": metrics.forget_recall(top[:, :10], rows, items),
+        "forget_recall@20": metrics.forget_recall(top, rows, items),
+    }
+
+
+def membership_aucs(X: sp.csr_matrix, B: Matrix, profiles: sp.csr_matrix, members: Pairs, nonmembers: Pairs) -> Row:
+    """Membership attacks by the scores that the model serves, and by querying B with the profiles before forgetting."""
+    served = (membership.served_scores(X, B, *pairs) for pairs in (members, nonmembers))
+    probed = (membership.probe_scores(profiles, B, *pairs) for pairs in (members, nonmembers))
+    return {
+        "membership_auc_scores": membership.membership_auc(*served),
+        "membership_auc_mapping": membership.membership_auc(*probed),
+    }
+
+
+def exposures(
+    top: NDArray[np.int64],
+    mask: NDArray[np.bool_],
+    forgetting: NDArray[np.bool_],
+    sensitive: NDArray[np.int64] | None,
+    targets: NDArray[np.int64] | None,
+) -> Row:
+    """Sensitive items recommended to those who asked to forget them, and spam targets recommended to anybody.
+
+    Args:
+        top: the top items of the compared users [compared, TOP].
+        mask: bool [compared, n_items], True where an item may not be recommended.
+        forgetting: bool [compared], the users who have made a request.
+        sensitive, targets: the items, or None in a scenario without any.
+    """
+    return {
+        "sensitive_exposure@10": None if sensitive is None else metrics.exposure(top[forgetting, :10], sensitive),
+        "spam_hit@10": None if targets is None else metrics.target_hit_rate(top[:, :10], targets, ~mask),
+    }
+
+
+def utility(score: Score, model: GeneralRecommender, loaders: Mapping[str, FullSortEvalDataLoader | None]) -> Row:
+    """RecBole's metrics by group of users; ``loaders`` has each group's, or None for a group without a user."""
+    return {
+        f"{group}_{metric}": float(value)
+        for group, loader in loaders.items()
+        if loader is not None
+        for metric, value in score(model, loader).items()
+    }
+
+
+def utility_ratios(figures: Row, reference: Row) -> Row:
+    """Each metric of all users, divided by the retrained model's.
+
+    >>> utility_ratios({"test_mrr@10": 0.1, "others_mrr@10": 0.3}, {"test_mrr@10": 0.2, "others_mrr@10": 0.3})
+    {'ratio_mrr@10': 0.5}
+    """
     return {
         f"ratio_{key.removeprefix('test_')}": value / reference[key] if reference[key] else None
-        for key, value in utility.items()
+        for key, value in figures.items()
         if key.startswith("test_")
     }
 
 
-def _efficiency(arm, retrained):
-    figures = metrics.request_seconds(arm.seconds) if arm.seconds else {}
-    fit = np.mean(retrained.seconds)
-    total = figures.get("total")
+def efficiency(seconds: list[float], io_seconds: float, peak_bytes: int | None, retraining_seconds: float) -> Row:
+    """The cost of the requests, beside one retraining of ``retraining_seconds`` for each of them.
+
+    >>> efficiency([0.5, 0.5], 0.25, None, 10.0)["speedup"]
+    20.0
+    """
+    per_request = request_seconds(seconds) if seconds else {}
+    total, retraining = per_request.get("total"), retraining_seconds * len(seconds)
     return {
-        "seconds_p50": figures.get("p50"),
-        "seconds_p90": figures.get("p90"),
+        "seconds_p50": per_request.get("p50"),
+        "seconds_p90": per_request.get("p90"),
         "seconds_total": total,
-        "seconds_io": _io_seconds(arm),
-        "retraining_seconds": fit * len(arm.seconds),
-        "speedup": fit * len(arm.seconds) / total if total else None,
-        "peak_bytes": arm.peak_bytes,
+        "seconds_io": io_seconds,
+        "retraining_seconds": retraining,
+        "speedup": retraining / total if total else None,
+        "peak_bytes": peak_bytes,
     }
 
 
-def _rows_of(some_users, users, items):
-    """Of pairs (user, item) those of ``some_users`` (ascending): places of the users there, and the items."""
-    place = np.minimum(np.searchsorted(some_users, users), len(some_users) - 1)
-    there = some_users[place] == users
-    return place[there], items[there]
-
-
-def _history(eval_data, shape):
-    """What RecBole masks, CSR [n_users, n_items]: items of this part and those before, but for the positives."""
-    used, positives = eval_data._sampler.used_ids, eval_data.uid2positive_item
-    rows = [
-        list(items if positives[user] is None else items - set(positives[user].tolist()))
-        for user, items in enumerate(used)
-    ]
-    indptr = np.append(0, np.cumsum([len(row) for row in rows]))
-    indptr = np.append(indptr, np.full(shape[0] - len(rows), indptr[-1]))
-    indices = np.array([item for row in rows for item in row], np.int64)
-    return sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
-
-
-def _io_seconds(arm):
-    """Seconds of reading the arm's model from a file and writing it back, once."""
+def io_seconds(save: Callable[[Path], None]) -> float:
+    """Seconds of writing a model to a file by ``save(path)`` and reading it, once; the file does not stay."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.pth"
         started = perf_counter()
-        arm.engine.save(path)
+        save(path)
         torch.load(path, map_location="cpu", weights_only=False)
         return perf_counter() - started

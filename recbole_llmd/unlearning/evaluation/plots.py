@@ -1,43 +1,55 @@
-"""The plots of an evaluation of unlearning; each function gives a section of the page, or None without data."""
+"""The plots of an evaluation of unlearning; each function gives a section of the page, or None without data.
+
+A row is one arm at one checkpoint of one seed; an entry sums up the rows of all seeds
+(:func:`recbole_llmd.unlearning.evaluation.report.summary`).
+"""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from recbole_llmd.report.page import Section
 from recbole_llmd.report.plot_style import axis, facets, figure, floored, log_axis, place, styles
 from recbole_llmd.report.table import number, seconds, spread
-from recbole_llmd.unlearning.evaluation.metrics import break_even
+from recbole_llmd.unlearning.evaluation.arms import ARMS
+from recbole_llmd.unlearning.evaluation.efficiency import break_even
+from recbole_llmd.unlearning.evaluation.record import Row
 
-ARMS = ("original", "no-op", "X only", "IMCorrect", "SISA", "retrained")  # from the untouched model to the reference
-STYLES = styles(("IMCorrect", "retrained", "SISA", "X only", "original", "no-op"))
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+STYLES = styles(("corrected", "retrained", "SISA", "X only", "original", "no-op"))
 DTYPES = {"float32": "solid", "float64": "dot"}
 
 
-def size_label(entry):
+def size_label(entry: Mapping[str, Any]) -> str:
     """Scenario, group and ratio, such as ``users (core), 5%``."""
     group = f" ({entry['group']})" if entry["group"] else ""
     ratio = f", {100 * entry['ratio']:.6g}%" if entry["ratio"] is not None else ""
     return f"{entry['scenario']}{group}{ratio}"
 
 
-def completeness_against_utility(last, utility):
+def utility_section(last: Sequence[Row], utility: str) -> Section | None:
     """Relative Frobenius distance of the scores against utility relative to the retrained model."""
     x, y = f"ratio_{utility}", "scores_frobenius"
     entries = [entry for entry in last if entry["phase"] == "forget" and _measured(entry, x, y)]
     if not entries:
         return None
-    heights, zero = floored([entry[y].mean for entry in entries])
-    heights = dict(zip(map(id, entries), heights, strict=True))
+    floored_heights, zero = floored([entry[y].mean for entry in entries])
+    heights = dict(zip(map(id, entries), floored_heights, strict=True))
     models = _names(entries, "model")
     fig = facets(models)
     span = [entry[x].mean for entry in entries]
     pad = 0.06 * max(max(span) - min(span), 0.02)
     for index, model in enumerate(models):
         for arm in ARMS:
-            mine = [entry for entry in entries if (entry["model"], entry["arm"]) == (model, arm)]
-            points = [(entry[x].mean, heights[id(entry)]) for entry in mine]
+            of_arm = [entry for entry in entries if (entry["model"], entry["arm"]) == (model, arm)]
+            points = [(entry[x].mean, heights[id(entry)]) for entry in of_arm]
             hover = [
                 f"{size_label(entry)}<br>utility ÷ retrained {number(entry[x], 4)}<br>distance {number(entry[y])}"
-                for entry in mine
+                for entry in of_arm
             ]
             _add(fig, index, arm, points, mode="markers", hovertext=hover, hoverinfo="text+name")
         fig.update_xaxes(
@@ -52,56 +64,59 @@ def completeness_against_utility(last, utility):
     return Section("Completeness against utility", [note, fig])
 
 
-def seconds_against_size(rows):
+def time_section(rows: Sequence[Row]) -> Section | None:
     """Seconds a request against interactions a request, with retraining and the break-even."""
     rows = _sized(rows)
     if not rows:
         return None
-    points = {}
+    points: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        key = row["model"], row["arm"], row["group"], row["ratio"]
-        points.setdefault(key, []).append((row["size"], row["each"]))
-    means = {key: tuple(spread(part).mean for part in zip(*pairs, strict=True)) for key, pairs in points.items()}
-    sizes, times = ([point[part] for point in means.values()] for part in (0, 1))
+        points.setdefault((row["model"], row["arm"], row["group"], row["ratio"]), []).append(row)
+    means = {
+        key: tuple(_mean(row[column] for row in same) for column in ("size", "each")) for key, same in points.items()
+    }
+    sizes, times = [size for size, _ in means.values()], [each for _, each in means.values()]
     models = _names(rows, "model")
-    fig, found = facets(models), []
+    fig, break_evens = facets(models), []
     for index, model in enumerate(models):
         for arm in ARMS:
             line = sorted(point for key, point in means.items() if key[:2] == (model, arm))
             _add(fig, index, arm, line, mode="lines+markers", text=[seconds(point[1]) for point in line])
-        mine = [row for row in rows if (row["model"], row["arm"]) == (model, "IMCorrect")]
-        even = break_even(*([row[key] for row in mine] for key in ("size", "each", "refit")))
+        of_arm = [row for row in rows if (row["model"], row["arm"]) == (model, "corrected")]
+        even = break_even(*([row[key] for row in of_arm] for key in ("size", "each", "refit")))
         if even:
             _mark(fig, index, even, times)
-        found.append(f"{model} {f'{number(even)} interactions' if even else 'none within these sizes'}")
+        break_evens.append(f"{model} {f'{number(even)} interactions' if even else 'none within these sizes'}")
         fig.update_xaxes(log_axis("interactions per request", sizes), **place(index))
         fig.update_yaxes(log_axis("time per request", times, unit="s"), **place(index))
     note = (
         "Time of one request against its size, update only, mean over seeds. Below the line of the retrained arm, "
-        "correcting is cheaper than retraining; where IMCorrect's line reaches it is the break-even."
+        "correcting is cheaper than retraining; where the corrected arm's line reaches it is the break-even."
     )
-    return Section("Time against request size", [note, f"Break-even of IMCorrect: {'; '.join(found)}.", fig])
+    return Section(
+        "Time against request size", [note, f"Break-even of the corrected arm: {'; '.join(break_evens)}.", fig]
+    )
 
 
-def _sized(rows):
+def _sized(rows: Iterable[Row]) -> list[Row]:
     """Finished forgetting of one scenario that has several sizes, with size and seconds per request."""
-    found = {}
+    by_scenario: dict[str, list[Row]] = {}
     for row in rows:
         ended = row["phase"] == "forget" and row["checkpoint"] == 1 and row["arm"] not in ("original", "no-op")
         if ended and row["requests"] and row["interactions"] and row.get("seconds_total"):
-            parts = {
+            per_request = {
                 "size": row["interactions"] / row["requests"],
                 "each": row["seconds_total"] / row["requests"],
                 "refit": row["retraining_seconds"] / row["requests"],
             }
-            found.setdefault(row["scenario"], []).append({**row, **parts})
-    several = [name for name, rows in found.items() if len({row["ratio"] for row in rows}) > 1]
+            by_scenario.setdefault(row["scenario"], []).append({**row, **per_request})
+    several = [name for name, rows in by_scenario.items() if len({row["ratio"] for row in rows}) > 1]
     if not several:
         return []
-    return found["interactions" if "interactions" in several else several[0]]
+    return by_scenario["interactions" if "interactions" in several else several[0]]
 
 
-def _mark(fig, index, size, times):
+def _mark(fig: Figure, index: int, size: float, times: Sequence[float]) -> None:
     fig.add_scatter(
         x=[size, size],
         y=[min(times), max(times)],
@@ -114,31 +129,31 @@ def _mark(fig, index, size, times):
     )
 
 
-def drift(entries):
+def drift_section(rows: Iterable[Row]) -> Section | None:
     """Distance of B to a fit from scratch over sequential requests, in float32 and float64."""
-    entries = [entry for entry in entries if entry["requests"] > 0 and entry["B_frobenius"] is not None]
-    if not entries:
+    rows = [row for row in rows if row["requests"] > 0 and row["B_frobenius"] is not None]
+    if not rows:
         return None
-    points = {}
-    for entry in entries:
-        points.setdefault((entry["model"], entry["dtype"], entry["requests"]), []).append(entry["B_frobenius"])
-    heights, zero = floored([spread(values).mean for values in points.values()])
+    points: dict[tuple[Any, ...], list[float]] = {}
+    for row in rows:
+        points.setdefault((row["model"], row["dtype"], row["requests"]), []).append(row["B_frobenius"])
+    heights, zero = floored([_mean(values) for values in points.values()])
     means = dict(zip(points, heights, strict=True))
-    look = styles(_names(entries, "model"))
+    style = styles(_names(rows, "model"))
     fig = figure(
         xaxis=log_axis("requests done", [key[2] for key in means]),
         yaxis=log_axis("distance of B", heights, zero=zero),
     )
     for model, dtype in dict.fromkeys(key[:2] for key in means):
         line = sorted((key[2], height) for key, height in means.items() if key[:2] == (model, dtype))
-        color = look[model]["color"]
+        color = style[model]["color"]
         fig.add_scatter(
             x=[point[0] for point in line],
             y=[point[1] for point in line],
             name=f"{model} {dtype}",
             mode="lines+markers",
             line={"color": color, "dash": DTYPES[dtype]},
-            marker={"symbol": look[model]["symbol"], "size": 7},
+            marker={"symbol": style[model]["symbol"], "size": 7},
         )
     note = (
         "Relative Frobenius distance of the mapping matrix B to a fit from scratch in float64, after so many requests "
@@ -147,9 +162,9 @@ def drift(entries):
     return Section("Drift over sequential requests", [note, fig])
 
 
-def sensitive_exposure(found):
+def sensitive_section(entries: Iterable[Row]) -> Section | None:
     """Share of sensitive items in the top 10 over the checkpoints."""
-    entries = [e for e in found if e["phase"] == "forget" and _measured(e, "sensitive_exposure@10")]
+    entries = [entry for entry in entries if entry["phase"] == "forget" and _measured(entry, "sensitive_exposure@10")]
     if not entries:
         return None
     panels = _panels(entries)
@@ -157,8 +172,8 @@ def sensitive_exposure(found):
     top = max(entry["sensitive_exposure@10"].mean for entry in entries)
     for index, members in enumerate(panels.values()):
         for arm in ARMS:
-            mine = sorted((e for e in members if e["arm"] == arm), key=lambda entry: entry["checkpoint"])
-            points = [(entry["checkpoint"], entry["sensitive_exposure@10"].mean) for entry in mine]
+            of_arm = sorted((one for one in members if one["arm"] == arm), key=lambda entry: entry["checkpoint"])
+            points = [(entry["checkpoint"], entry["sensitive_exposure@10"].mean) for entry in of_arm]
             _add(fig, index, arm, points, mode="lines+markers")
         ticks = sorted({entry["checkpoint"] for entry in members})
         fig.update_xaxes(
@@ -174,7 +189,7 @@ def sensitive_exposure(found):
     return Section("Sensitive items recommended", [note, fig])
 
 
-def spam_hits(last):
+def spam_section(last: Iterable[Row]) -> Section | None:
     """Spam-target hit rate of every arm."""
     entries = [entry for entry in last if entry["phase"] == "forget" and _measured(entry, "spam_hit@10")]
     if not entries:
@@ -182,11 +197,11 @@ def spam_hits(last):
     panels = _panels(entries)
     fig = figure(barmode="group", xaxis=axis(""), yaxis=axis("target hit rate @10"))
     for arm in ARMS:
-        mine = {name: entry for name, members in panels.items() for entry in members if entry["arm"] == arm}
-        if mine:
-            figures = [entry["spam_hit@10"] for entry in mine.values()]
+        of_arm = {name: entry for name, members in panels.items() for entry in members if entry["arm"] == arm}
+        if of_arm:
+            figures = [entry["spam_hit@10"] for entry in of_arm.values()]
             fig.add_bar(
-                x=list(mine),
+                x=list(of_arm),
                 y=[value.mean for value in figures],
                 error_y={"array": [value.sd or 0 for value in figures], "thickness": 1, "color": "#999"},
                 name=arm,
@@ -200,28 +215,33 @@ def spam_hits(last):
     return Section("Spam targets recommended", [note, fig])
 
 
-def _measured(entry, *keys):
+def _mean(values: Iterable[float]) -> float:
+    mean = spread(values).mean
+    return math.nan if mean is None else mean
+
+
+def _measured(entry: Row, *keys: str) -> bool:
     return all(entry.get(key) and entry[key].mean is not None and math.isfinite(entry[key].mean) for key in keys)
 
 
-def _names(entries, key):
+def _names(entries: Iterable[Row], key: str) -> list[str]:
     return list(dict.fromkeys(entry[key] for entry in entries))
 
 
-def _panels(entries):
+def _panels(entries: Sequence[Row]) -> dict[str, list[Row]]:
     """``{title: entries}``: one panel a model, or a model and size where there are several sizes."""
     several = len({(entry["group"], entry["ratio"]) for entry in entries}) > 1
-    panels = {}
+    panels: dict[str, list[Row]] = {}
     for entry in entries:
         panels.setdefault(f"{entry['model']}: {size_label(entry)}" if several else entry["model"], []).append(entry)
     return panels
 
 
-def _add(fig, index, arm, points, **trace):
+def _add(fig: Figure, index: int, arm: str, points: Sequence[tuple[Any, ...]], **trace: Any) -> None:
     """Add the points of an arm to a panel, once to the legend. The reference is hollow: others show through."""
     if not points:
         return
-    look, reference = STYLES[arm], arm == "retrained"
+    style, reference = STYLES[arm], arm == "retrained"
     fig.add_scatter(
         x=[point[0] for point in points],
         y=[point[1] for point in points],
@@ -229,12 +249,12 @@ def _add(fig, index, arm, points, **trace):
         legendgroup=arm,
         showlegend=not any(other.name == arm for other in fig.data),
         marker={
-            "color": look["color"],
-            "symbol": look["symbol"] + "-open" * reference,
+            "color": style["color"],
+            "symbol": style["symbol"] + "-open" * reference,
             "size": 12 if reference else 8,
             "line": {"width": 2 if reference else 0},
         },
-        line={"color": look["color"], "dash": "dash" if reference else "solid"},
+        line={"color": style["color"], "dash": "dash" if reference else "solid"},
         **place(index),
         **trace,
     )

@@ -1,11 +1,14 @@
 """The report of an evaluation of unlearning: tables on the terminal, evaluation.csv, .json and .html.
 
-A row is one arm at one checkpoint of one seed; the record holds them under ``"rows"``, the drift over sequential
-requests under ``"drift"``, and what :func:`recbole_llmd.report.provenance.provenance` says.
+A row is one arm at one checkpoint of one seed; an entry sums up the rows of all seeds.
 """
 
+from __future__ import annotations
+
 import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from recbole_llmd.report.page import Section, Table, provenance_section, write_page
 from recbole_llmd.report.table import (
@@ -25,6 +28,8 @@ from recbole_llmd.report.table import (
     write_json,
 )
 from recbole_llmd.unlearning.evaluation import plots
+from recbole_llmd.unlearning.evaluation.arms import ARMS
+from recbole_llmd.unlearning.evaluation.record import EvaluationRecord, Row
 
 WIDTH = 132  # of the notes on the terminal
 BLOCK = ("model", "dataset", "scenario", "group", "ratio", "checkpoint", "phase")
@@ -32,10 +37,10 @@ COMPLETENESS = (
     "Completeness is measured against the retrained arm: the same model fitted from scratch on the retained "
     "interactions. Distances of 0, an overlap of 1 and the retrained arm's recall and membership AUC are the aim."
 )
-ARMS = (
+ARMS_EXPLAINED = (
     "Arms: original is the model before any request; no-op ignores the requests; X only corrects the interactions and "
-    "not the mapping; IMCorrect corrects both; SISA retrains the shard of users that a request touches and averages "
-    "the shards; retrained fits anew after every request."
+    "not the mapping; corrected has both corrected; SISA retrains the shard of users that a request touches and "
+    "averages the shards; retrained fits anew after every request."
 )
 ABBREVIATIONS = (
     "B dist.: relative Frobenius distance of the mapping matrix; AUC: of membership inference on the forgotten pairs, "
@@ -43,38 +48,45 @@ ABBREVIATIONS = (
 )
 LEFT_OUT = "The CSV file has the earlier checkpoints and all other figures."
 
+Form = Callable[[Any], str]  # how a value is written
 
-def summary(rows):
+
+def summary(rows: Iterable[Row]) -> list[Row]:
     """Mean and standard deviation over seeds of every figure, per block and arm.
 
     Returns:
-        list: rows with the keys of ``BLOCK``, ``arm``, ``seeds`` (how many) and, of every figure, a
+        list: entries with the keys of ``BLOCK``, ``arm``, ``seeds`` (how many) and, of every figure, a
         :class:`~recbole_llmd.report.table.Spread`; texts are joined. In the order of the rows.
+
+    >>> [entry] = summary([{"arm": "SISA", "seed": 2, "js": 0.25}, {"arm": "SISA", "seed": 3, "js": 0.75}])
+    >>> entry["arm"], entry["seeds"], entry["js"].mean
+    ('SISA', 2, 0.5)
     """
-    groups = {}
+    groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row.get(key) for key in (*BLOCK, "arm")), []).append(row)
-    found = []
-    for key, members in groups.items():
-        entry = dict(zip((*BLOCK, "arm"), key, strict=True))
-        entry["seeds"] = len({member["seed"] for member in members})
-        for field in dict.fromkeys(field for member in members for field in member):
-            if field not in entry and field != "seed":
-                values = [member.get(field) for member in members]
-                texts = dict.fromkeys(value for value in values if isinstance(value, str))
-                entry[field] = ", ".join(texts) if texts else spread(values)
-        found.append(entry)
-    return found
+    return [{**dict(zip((*BLOCK, "arm"), key, strict=True)), **_over_seeds(members)} for key, members in groups.items()]
 
 
-def utility_metric(record):
+def _over_seeds(rows: Sequence[Row]) -> Row:
+    """The entry of the rows of one block and arm, without their common keys."""
+    entry: Row = {"seeds": len({row["seed"] for row in rows})}
+    for field in dict.fromkeys(field for row in rows for field in row):
+        if field not in (*BLOCK, "arm", "seed"):
+            values = [row.get(field) for row in rows]
+            texts = dict.fromkeys(value for value in values if isinstance(value, str))
+            entry[field] = ", ".join(texts) if texts else spread(values)
+    return entry
+
+
+def utility_metric(record: EvaluationRecord) -> str:
     """The metric that stands for utility: NDCG@10 where it was measured, else the configured ``valid_metric``."""
-    if any("test_ndcg@10" in row for row in record["rows"]):
+    if any("test_ndcg@10" in row for row in record.rows):
         return "ndcg@10"
-    return str(record["config"].get("valid_metric", "ndcg@10")).lower()
+    return str(record.config.get("valid_metric", "ndcg@10")).lower()
 
 
-def columns(utility, form=lambda way: way):
+def columns(utility: str, form: Callable[[Form], Form] = lambda way: way) -> list[Column]:
     """The columns of a block; ``form`` changes how figures other than utility are written."""
     return [
         Column("arm", "arm"),
@@ -94,22 +106,21 @@ def columns(utility, form=lambda way: way):
     ]
 
 
-def print_summary(record):
+def print_summary(record: EvaluationRecord) -> None:
     """Print one table a model, scenario and size, at the last checkpoint, with the arms as rows."""
-    for fit in record["fits"]:
+    for fit in record.fits:
         print("\n" + textwrap.fill(fit_line(fit), WIDTH))
-    found = _with_io(record["rows"])
     shown = columns(utility_metric(record), mean_only)
-    for block, arms in _blocks(_last(found)).items():
-        print(f"\n{block[0]} · {_heading(arms[0])}")
-        print(terminal_table(arms, present(arms, shown)))
+    for block, entries in _blocks(_last(_with_io(record.rows))).items():
+        print(f"\n{block[0]} · {_heading(entries[0])}")
+        print(terminal_table(entries, present(entries, shown)))
     print()
     for note in (COMPLETENESS, ABBREVIATIONS, f"Means over seeds (±: sample standard deviation). {LEFT_OUT}"):
         print(textwrap.fill(note, WIDTH))
 
 
-def fit_line(fit):
-    """A sentence on RecBole's own fit of the model beside ours, from which all arms start."""
+def fit_line(fit: Mapping[str, Any]) -> str:
+    """A sentence on RecBole's own fit of the model beside ours, which all arms begin with."""
     columns = f"{count(fit['columns'])} of its columns" if fit["columns"] else "no column"
     return (
         f"{fit['model']} on {fit['dataset']}: RecBole's own fit took {seconds(fit['recbole_seconds'])}, ours "
@@ -118,67 +129,65 @@ def fit_line(fit):
     )
 
 
-def write(folder, record):
+def write(folder: str | Path, record: EvaluationRecord) -> None:
     """Write ``evaluation.csv`` (the rows), ``evaluation.json`` (the record) and ``evaluation.html`` (tables, plots)."""
     folder = Path(folder)
-    write_csv(folder / "evaluation.csv", record["rows"])
-    write_json(folder / "evaluation.json", record)
-    found, utility = _with_io(record["rows"]), utility_metric(record)
-    last = _last(found)
+    write_csv(folder / "evaluation.csv", record.rows)
+    write_json(folder / "evaluation.json", record.as_dict())
+    entries, utility = _with_io(record.rows), utility_metric(record)
+    last = _last(entries)
     sections = [
-        plots.completeness_against_utility(last, utility),
-        plots.seconds_against_size(record["rows"]),
-        plots.drift(record.get("drift", [])),
-        plots.sensitive_exposure(found),
-        plots.spam_hits(last),
+        plots.utility_section(last, utility),
+        plots.time_section(record.rows),
+        plots.drift_section(record.drift),
+        plots.sensitive_section(entries),
+        plots.spam_section(last),
         *_tables(last, utility),
-        provenance_section(record),
+        provenance_section(record.provenance),
     ]
-    size = record["datasets"]
+    size = record.datasets
     intro = [
-        f"{', '.join(dict.fromkeys(row['dataset'] for row in record['rows']))}: {count(size['users'])} users, "
+        f"{', '.join(dict.fromkeys(row['dataset'] for row in record.rows))}: {count(size['users'])} users, "
         f"{count(size['items'])} items, {count(size['interactions'])} training interactions.",
-        *map(fit_line, record["fits"]),
+        *map(fit_line, record.fits),
         COMPLETENESS,
-        ARMS,
+        ARMS_EXPLAINED,
     ]
     title = "Unlearning: completeness, utility, efficiency"
     write_page(folder / "evaluation.html", title, intro, [section for section in sections if section])
 
 
-def _with_io(rows):
+def _with_io(rows: Sequence[Row]) -> list[Row]:
     """The summary, with the seconds that include reading and writing the model."""
-    rows = [
+    return summary(
         {**row, "seconds_with_io": row["seconds_total"] + row["seconds_io"]}
         if row.get("seconds_total") is not None and row.get("seconds_io") is not None
         else row
         for row in rows
-    ]
-    return summary(rows)
+    )
 
 
-def _last(found):
+def _last(entries: Sequence[Row]) -> list[Row]:
     """The entries of the last checkpoint of each run."""
 
-    def run(entry):
+    def run(entry: Row) -> tuple[Any, ...]:
         return tuple(entry[key] for key in BLOCK if key != "checkpoint")
 
-    ends = {}
-    for entry in found:
+    ends: dict[tuple[Any, ...], float] = {}
+    for entry in entries:
         ends[run(entry)] = max(entry["checkpoint"], ends.get(run(entry), 0))
-    return [entry for entry in found if entry["checkpoint"] == ends[run(entry)]]
+    return [entry for entry in entries if entry["checkpoint"] == ends[run(entry)]]
 
 
-def _blocks(found):
+def _blocks(entries: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
     """``{block: entries}``, the arms of each from the untouched model to the retrained one."""
-    blocks = {}
-    for entry in found:
+    blocks: dict[tuple[Any, ...], list[Row]] = {}
+    for entry in entries:
         blocks.setdefault(tuple(entry[key] for key in BLOCK), []).append(entry)
-    order = plots.ARMS.index
-    return {block: sorted(entries, key=lambda entry: order(entry["arm"])) for block, entries in blocks.items()}
+    return {block: sorted(arms, key=lambda entry: ARMS.index(entry["arm"])) for block, arms in blocks.items()}
 
 
-def _heading(entry):
+def _heading(entry: Row) -> str:
     """What was forgotten or learned, in absolute numbers."""
     users, interactions, requests = (_several(entry[key], key) for key in ("users", "interactions", "requests"))
     done = "learned again" if entry["phase"] == "learn" else "forgotten"
@@ -187,15 +196,15 @@ def _heading(entry):
     return f"{name} · {done}: {interactions} of {users} in {requests}; {seeds}"
 
 
-def _several(value, plural):
+def _several(value: Any, plural: str) -> str:
     return f"{_counted(value)} {plural.removesuffix('s') if _counted(value) == '1' else plural}"
 
 
-def _counted(value):
+def _counted(value: Any) -> str:
     return count(value.mean if isinstance(value, Spread) and not value.sd else value)
 
 
-def _tables(last, utility):
+def _tables(last: Sequence[Row], utility: str) -> list[Section]:
     """One section a scenario, with one table a model."""
     shown = [
         Column("what", "forgotten"),
@@ -208,7 +217,7 @@ def _tables(last, utility):
         Column("peak_bytes", "peak\nmemory", mebibytes),
         Column("method", "method"),
     ]
-    sections = {}
+    sections: dict[str, dict[str, list[Row]]] = {}
     for entries in _blocks(last).values():
         for entry in entries:
             learned = " · learned again" if entry["phase"] == "learn" else ""

@@ -37,7 +37,7 @@ def test_sensitive_pairs_are_exactly_those(hand_case, sensitive, items):
     expected = {(user[u], item[i]) for u, i in WATCHED if i in items}
     assert set(all_pairs(scenario)) == expected == set(all_pairs(other))
     assert scenario.ratio is None and scenario.group is None
-    assert all(len(set(users.tolist())) == 1 for users, _ in scenario.requests)  # one user a request, once
+    assert all(len(set(request.users.tolist())) == 1 for request in scenario.requests)  # one user a request, once
     assert len(scenario.requests) == len(scenario.users) == len({u for u, _ in expected})
 
 
@@ -46,7 +46,7 @@ def test_sensitive_requests_are_compared_at_each_quarter(hand_case):
     case = hand_case(WATCHED, ITEMS)
     made = case.draw(scenario="sensitive", sensitive={"class": "Horror"}, batch=0, seeds=list(range(8)))
     assert all(s.checkpoints == [1, 2, 3, 4] for s in made)
-    assert len({tuple(users[0] for users, _ in s.requests) for s in made}) > 4  # random orders
+    assert len({tuple(request.users[0] for request in s.requests) for s in made}) > 4  # random orders
     (scenario,) = case.draw(scenario="sensitive", sensitive={"class": "Horror"}, checkpoints=[1.0])
     assert scenario.checkpoints == [4]
 
@@ -111,7 +111,7 @@ def test_fillers_are_the_most_popular_items_of_all_spam_users():
     made = drawn(matrix(rows, 7), scenario="spam", ratio=[0.2], seeds=range(20), spam_targets=1, spam_fillers=2)
     sets = [{frozenset(i.tolist()) for i in np.split(s.pairs[1], len(s.users))} for s in made]
     assert set().union(*sets) == {frozenset({1, 3, 4}), frozenset({1, 3, 5})}  # ties by the seed
-    assert all(len(found) == 1 for found in sets)
+    assert all(len(profiles) == 1 for profiles in sets)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_every_free_pair_is_equally_likely_noise():
     """3 users, 4 items, 6 pairs known (the first and the last of the grid too): 3 of 6 free pairs, 400 times."""
     X = matrix([[], [1, 2], [3], [2, 3, 4]], 5)
     free = {(user, item) for user in range(1, 4) for item in range(1, 5)} - pairs_in(X)
-    counts = {pair: 0 for pair in free}
+    counts = dict.fromkeys(free, 0)
     for scenario in drawn(X, scenario="noise", ratio=[0.5], seeds=range(400)):
         assert scenario.interactions == 3
         for pair in all_pairs(scenario):

@@ -10,6 +10,7 @@ from recbole_llmd.errors import LLMDError, SettingsError
 from recbole_llmd.unlearning import Unlearner
 from recbole_llmd.unlearning.evaluation.scenarios import Scenario, scenarios, write_forget_set
 from recbole_llmd.unlearning.forget_file import read_forget_file
+from recbole_llmd.unlearning.request import Request
 from tests.conftest import REPO
 from tests.helpers.scenario_cases import (
     EACH,
@@ -49,7 +50,8 @@ def test_requests_are_disjoint_int64_pairs(tiny_case, settings):
         pairs = all_pairs(scenario)
         assert len(set(pairs)) == len(pairs) == scenario.interactions > 0
         assert scenario.users.tolist() == sorted({user for user, _ in pairs})
-        assert all(part.dtype == np.int64 for request in scenario.requests for part in request)
+        assert all(ids.dtype == np.int64 for request in scenario.requests for ids in (request.users, request.items))
+        assert all(request.kind == "forget" and request.strict for request in scenario.requests)
         assert all(sizes(scenario)) and scenario.checkpoints[-1] == len(scenario.requests)
         if settings["scenario"] in ("users", "interactions", "sensitive"):
             assert set(pairs) <= pairs_in(tiny_case.X) and scenario.injected is None
@@ -134,7 +136,7 @@ def test_users_leave_whole(tiny_case, group):
     active = np.flatnonzero(tiny_case.X.sum(1).A1)
     (scenario,) = tiny_case.draw(scenario="users", group=group, ratio=[0.25], batch=4)
     assert len(scenario.users) == round(0.25 * len(active))
-    asked = [list(dict.fromkeys(users.tolist())) for users, _ in scenario.requests]
+    asked = [list(dict.fromkeys(request.users.tolist())) for request in scenario.requests]
     assert {len(users) for users in asked[:-1]} == {4} and 1 <= len(asked[-1]) <= 4
     for users, request in zip(asked, scenario.requests):
         assert set(pairs_of(request)) == {pair for pair in pairs_in(tiny_case.X) if pair[0] in users}
@@ -184,7 +186,7 @@ def test_every_interaction_is_equally_likely():
     """1,000 draws of 2 of 8 pairs, of a user with one item and others with many: 250 ± 5 standard deviations."""
     X = matrix([[], [3], [1, 2, 3, 4], [2, 5, 6]], 7)
     made = drawn(X, scenario="interactions", ratio=[0.25], seeds=range(1000))
-    counts = {pair: 0 for pair in pairs_in(X)}
+    counts = dict.fromkeys(pairs_in(X), 0)
     for pair in (pair for scenario in made for pair in all_pairs(scenario)):
         counts[pair] += 1
     assert all(abs(count - 250) < 5 * 13.7 for count in counts.values()) and sum(counts.values()) == 2000
@@ -282,7 +284,7 @@ def test_spam_users_are_named_in_the_file(tiny_case, workdir):
 
 def test_a_set_is_written_whole_or_not_at_all(tiny_case, workdir):
     (workdir / "f").write_text("before")
-    bad = Scenario("file", None, None, 2, [(np.array([1, 2]), np.array([1, 10**6]))], [1])
+    bad = Scenario("file", None, None, 2, [Request("forget", np.array([1, 2]), np.array([1, 10**6]))], [1])
     with pytest.raises(IndexError):
         write_forget_set("f", bad, tiny_case.dataset)
     assert (workdir / "f").read_text() == "before" and [p.name for p in workdir.glob("f*")] == ["f"]
@@ -301,9 +303,9 @@ def test_the_engine_takes_the_requests(trained, settings):
     values = values | {"unlearn_seeds": [2], "unlearn_batch": 0, "unlearn_ratio": 0.1}
     (scenario,) = scenarios(side_config(config, **values), before, train.dataset, before)
     if scenario.injected:
-        engine.learn(*scenario.injected, ids="internal", grow=True)
+        engine.apply(scenario.injected)
         assert engine.X.nnz == before.nnz + scenario.interactions
-    removed = [engine.forget(*request, ids="internal").users for request in scenario.requests]
+    removed = [engine.apply(request).users for request in scenario.requests]
     assert sum(map(len, removed)) == scenario.interactions
     rest = pairs_in(before) if scenario.injected else pairs_in(before) - set(all_pairs(scenario))
     assert pairs_in(engine.X) == rest

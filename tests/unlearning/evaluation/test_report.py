@@ -10,10 +10,11 @@ import pytest
 
 from recbole_llmd.report.table import Spread
 from recbole_llmd.unlearning.evaluation import plots, report
+from recbole_llmd.unlearning.evaluation.record import EvaluationRecord
 from tests.helpers.pages import data_of, loads, page_of
 
-ARMS = ("original", "no-op", "X only", "IMCorrect", "SISA", "retrained")
-DISTANCE = {"original": 0.2, "no-op": 0.2, "X only": 0.1, "IMCorrect": 1e-14, "SISA": 0.3, "retrained": 0.0}
+ARMS = ("original", "no-op", "X only", "corrected", "SISA", "retrained")
+DISTANCE = {"original": 0.2, "no-op": 0.2, "X only": 0.1, "corrected": 1e-14, "SISA": 0.3, "retrained": 0.0}
 
 FIT = {"model": "EASE", "dataset": "toy", "recbole_seconds": 3.0, "seconds": 0.5, "B_frobenius": 2e-6, "columns": 0}
 
@@ -21,19 +22,24 @@ FIT = {"model": "EASE", "dataset": "toy", "recbole_seconds": 3.0, "seconds": 0.5
 def row(arm, seed, scenario="interactions", ratio=0.01, checkpoint=1.0, **more):
     """One row: distances by arm, NDCG 0.3 + seed / 1000; correcting takes 1 ms an interaction, retraining 10 s."""
     interactions = round(100_000 * ratio) if ratio else 40
-    seconds = {"original": 0.0, "no-op": 0.0, "IMCorrect": 1e-3 * interactions, "retrained": 10.0}.get(arm, 2.0)
+    seconds = {"original": 0.0, "no-op": 0.0, "corrected": 1e-3 * interactions, "retrained": 10.0}.get(arm, 2.0)
     distance = None if arm == "SISA" else DISTANCE[arm]
     return {
         **dict(model="EASE", dataset="toy", scenario=scenario, group=None, ratio=ratio, seed=seed),
         **dict(checkpoint=checkpoint, requests=1, users=7, interactions=interactions, phase="forget", arm=arm),
         **dict(method="refit" if arm == "retrained" else "none", B_frobenius=distance, B_max=distance),
         **dict(scores_frobenius=DISTANCE[arm], scores_max=DISTANCE[arm], js=0.0),
-        **{"overlap@10": 1 - DISTANCE[arm], "overlap@20": 1.0, "forget_recall@10": 0.25, "forget_recall@20": 0.35},
+        "overlap@10": 1 - DISTANCE[arm],
+        "overlap@20": 1.0,
+        "forget_recall@10": 0.25,
+        "forget_recall@20": 0.35,
         **dict(membership_auc_scores=0.75, membership_auc_mapping=0.625),
-        **{"sensitive_exposure@10": 0.4 - 0.3 * checkpoint if scenario == "sensitive" else None},
-        **{"spam_hit@10": DISTANCE[arm] * 2 if scenario == "spam" else None},
-        **{"test_ndcg@10": 0.3 + seed / 1000, "ratio_ndcg@10": 0.9 if arm == "SISA" else 1.0},
-        **{"test_mrr@10": 0.2, "ratio_mrr@10": 0.5},
+        "sensitive_exposure@10": 0.4 - 0.3 * checkpoint if scenario == "sensitive" else None,
+        "spam_hit@10": DISTANCE[arm] * 2 if scenario == "spam" else None,
+        "test_ndcg@10": 0.3 + seed / 1000,
+        "ratio_ndcg@10": 0.9 if arm == "SISA" else 1.0,
+        "test_mrr@10": 0.2,
+        "ratio_mrr@10": 0.5,
         **dict(seconds_p50=seconds, seconds_p90=seconds, seconds_total=seconds, seconds_io=0.5),
         **dict(retraining_seconds=10.0, speedup=10 / seconds if seconds else None, peak_bytes=3 * 2**20),
         **more,
@@ -41,18 +47,19 @@ def row(arm, seed, scenario="interactions", ratio=0.01, checkpoint=1.0, **more):
 
 
 def evaluation(rows, drift=()):
-    return {
-        "command": "recbole-llmd unlearn --evaluate --dataset=<toy>",
-        "commit": "abc1234",
-        "machine": {"cores": 2},
-        "versions": {"recbole": "1.2.1"},
-        "config": {"valid_metric": "MRR@10"},
-        "datasets": {"users": 943, "items": 1682, "interactions": 80000},
-        "rows": list(rows),
-        "drift": list(drift),
-        "fits": [FIT],
-        "learn": [],
-    }
+    return EvaluationRecord(
+        provenance={
+            "command": "recbole-llmd unlearn --evaluate --dataset=<toy>",
+            "commit": "abc1234",
+            "machine": {"cores": 2},
+            "versions": {"recbole": "1.2.1"},
+        },
+        config={"valid_metric": "MRR@10"},
+        datasets={"users": 943, "items": 1682, "interactions": 80000},
+        fits=[FIT],
+        rows=list(rows),
+        drift=list(drift),
+    )
 
 
 def grid(seeds=(2, 3, 5), **more):
@@ -72,16 +79,16 @@ def everything():
 
 
 def test_summary_over_seeds_by_hand():
-    found = report.summary([*grid(seeds=(2, 3, 7)), *grid(seeds=(2,), ratio=0.02), *grid(seeds=(2,), phase="learn")])
-    assert len(found) == 3 * len(ARMS)
-    entry = found[ARMS.index("IMCorrect")]
-    assert (entry["arm"], entry["ratio"], entry["phase"], entry["seeds"]) == ("IMCorrect", 0.01, "forget", 3)
+    entries = report.summary([*grid(seeds=(2, 3, 7)), *grid(seeds=(2,), ratio=0.02), *grid(seeds=(2,), phase="learn")])
+    assert len(entries) == 3 * len(ARMS)
+    entry = entries[ARMS.index("corrected")]
+    assert (entry["arm"], entry["ratio"], entry["phase"], entry["seeds"]) == ("corrected", 0.01, "forget", 3)
     assert entry["test_ndcg@10"].mean == pytest.approx(0.304)
     assert entry["test_ndcg@10"].sd == pytest.approx(math.sqrt((2**2 + 1**2 + 3**2) / 2) / 1000)
     assert entry["interactions"] == Spread(1000.0, 0.0, 3) and entry["method"] == "none"
-    sisa = found[ARMS.index("SISA")]
+    sisa = entries[ARMS.index("SISA")]
     assert sisa["B_frobenius"] == Spread(None, None, 0) and sisa["scores_frobenius"].mean == pytest.approx(0.3)
-    single = found[len(ARMS)]
+    single = entries[len(ARMS)]
     assert (single["ratio"], single["seeds"], single["test_ndcg@10"]) == (0.02, 1, Spread(0.302, None, 1))
 
 
@@ -94,10 +101,10 @@ def test_terminal_summary(capsys):
     assert printed.count(" seeds") == 5 + 1  # three sizes, the sensitive items' last checkpoint, spam; the notes
     block = printed[printed.index("interactions, 0.1%") :].split("\n\n")[0].splitlines()
     lines = {line[:10].strip(): line for line in block}
-    figures = re.split(r"  +", lines["IMCorrect"])
+    figures = re.split(r"  +", lines["corrected"])
     utility = f"{statistics.mean([0.302, 0.303, 0.305]):.4f} ± {statistics.stdev([0.302, 0.303, 0.305]):.4f}"
     expected = ["1.00e-14", "1.0000", "0.2500", "0.7500", "0.6250", utility, "1.0000", "100 ms", "100 ms", "600 ms"]
-    assert figures == ["IMCorrect", *expected, "100×"]
+    assert figures == ["corrected", *expected, "100×"]
     assert re.split(r"  +", lines["SISA"])[:3] == ["SISA", "–", "0.7000"]
     assert list(lines)[-6:] == list(ARMS)
     sensitive = printed[printed.index("sensitive ·") :].split("\n\n")[0]
@@ -114,11 +121,11 @@ def test_utility_is_ndcg_or_the_configured_metric(capsys):
 def test_csv_and_json_are_the_record(tmp_path):
     record = everything()
     report.write(tmp_path / "out", record)
-    assert json.loads((tmp_path / "out/evaluation.json").read_text()) == record
+    assert json.loads((tmp_path / "out/evaluation.json").read_text()) == record.as_dict()
     with open(tmp_path / "out/evaluation.csv", newline="") as file:
         read = list(csv.DictReader(file))
-    assert len(read) == len(record["rows"])
-    for line, entry in zip(read, record["rows"], strict=True):
+    assert len(read) == len(record.rows)
+    for line, entry in zip(read, record.rows, strict=True):
         assert line == {key: "" if value is None else str(value) for key, value in entry.items()}
 
 
@@ -148,7 +155,7 @@ def test_page_has_the_sections_with_data_and_only_those(tmp_path):
     assert headings(tmp_path, evaluation(grid(scenario="spam"))) - some == {"Spam targets recommended", "Figures: spam"}
     sensitive = evaluation(grid(scenario="sensitive", ratio=None))
     assert headings(tmp_path, sensitive) - some == {"Sensitive items recommended", "Figures: sensitive"}
-    drift = evaluation(grid(scenario="noise"), everything()["drift"])
+    drift = evaluation(grid(scenario="noise"), everything().drift)
     assert headings(tmp_path, drift) - some == {"Drift over sequential requests"}
     sizes = evaluation([*grid(scenario="noise", ratio=0.01), *grid(scenario="noise", ratio=0.02)])
     assert headings(tmp_path, sizes) - some == {"Time against request size"}
@@ -160,31 +167,31 @@ def traces(section):
 
 
 def test_plot_of_completeness_shows_zero_at_the_floor():
-    section = plots.completeness_against_utility(report.summary(grid()), "ndcg@10")
-    found = traces(section)
-    assert found["SISA"] == [(pytest.approx(0.9), pytest.approx(0.3))]
-    assert found["IMCorrect"] == [(1.0, pytest.approx(1e-14, rel=1e-6, abs=0))]
-    floor = found["retrained"][0][1]
+    section = plots.utility_section(report.summary(grid()), "ndcg@10")
+    lines = traces(section)
+    assert lines["SISA"] == [(pytest.approx(0.9), pytest.approx(0.3))]
+    assert lines["corrected"] == [(1.0, pytest.approx(1e-14, rel=1e-6, abs=0))]
+    floor = lines["retrained"][0][1]
     axis = section.parts[-1].layout.yaxis
     assert 0 < floor < 1e-14 and axis.ticktext[axis.tickvals.index(floor)] == "0"
 
 
 def test_plot_of_time_marks_the_break_even():
     """1 ms an interaction against 10 s: 10,000 interactions, between the sizes 1,000 and 50,000."""
-    section = plots.seconds_against_size(everything()["rows"])
-    found = traces(section)
-    assert found["IMCorrect"] == [(100, pytest.approx(0.1)), (1000, pytest.approx(1.0)), (50_000, pytest.approx(50.0))]
-    assert [y for _, y in found["retrained"]] == [10.0] * 3 and "original" not in found
-    assert [x for x, _ in found["break-even"]] == pytest.approx([10_000] * 2)
-    assert section.parts[1] == "Break-even of IMCorrect: EASE 10,000 interactions."
+    section = plots.time_section(everything().rows)
+    lines = traces(section)
+    assert lines["corrected"] == [(100, pytest.approx(0.1)), (1000, pytest.approx(1.0)), (50_000, pytest.approx(50.0))]
+    assert [y for _, y in lines["retrained"]] == [10.0] * 3 and "original" not in lines
+    assert [x for x, _ in lines["break-even"]] == pytest.approx([10_000] * 2)
+    assert section.parts[1] == "Break-even of the corrected arm: EASE 10,000 interactions."
     small = [entry for ratio in (0.001, 0.002) for entry in grid(ratio=ratio)]
-    section = plots.seconds_against_size(small)
+    section = plots.time_section(small)
     assert "break-even" not in traces(section) and "none within these sizes" in section.parts[1]
 
 
 def test_time_of_several_requests_is_for_each():
-    rows = [row("IMCorrect", 2, ratio=ratio, requests=4) for ratio in (0.004, 0.04)]
-    assert traces(plots.seconds_against_size(rows))["IMCorrect"] == [
+    rows = [row("corrected", 2, ratio=ratio, requests=4) for ratio in (0.004, 0.04)]
+    assert traces(plots.time_section(rows))["corrected"] == [
         (100, pytest.approx(0.1)),
         (1000, pytest.approx(1.0)),
     ]
@@ -192,13 +199,13 @@ def test_time_of_several_requests_is_for_each():
 
 def test_plots_of_drift_sensitive_items_and_spam():
     record = everything()
-    found = traces(plots.drift(record["drift"]))
-    assert found["EASE float32"] == [(1, pytest.approx(1e-8)), (10, pytest.approx(1e-7))]
-    assert [y for _, y in found["EASE float64"]] == pytest.approx([1e-9] * 2, abs=0)  # zeros, a decade below the rest
-    summary = report.summary(record["rows"])
-    assert traces(plots.sensitive_exposure(summary))["IMCorrect"] == [
+    lines = traces(plots.drift_section(record.drift))
+    assert lines["EASE float32"] == [(1, pytest.approx(1e-8)), (10, pytest.approx(1e-7))]
+    assert [y for _, y in lines["EASE float64"]] == pytest.approx([1e-9] * 2, abs=0)  # zeros, a decade below the rest
+    summary = report.summary(record.rows)
+    assert traces(plots.sensitive_section(summary))["corrected"] == [
         (0.5, pytest.approx(0.25)),
         (1.0, pytest.approx(0.1)),
     ]
-    found = traces(plots.spam_hits(summary))
-    assert found["original"] == [("EASE", pytest.approx(0.4))] and found["retrained"] == [("EASE", 0.0)]
+    lines = traces(plots.spam_section(summary))
+    assert lines["original"] == [("EASE", pytest.approx(0.4))] and lines["retrained"] == [("EASE", 0.0)]
