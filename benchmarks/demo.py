@@ -3,7 +3,6 @@
 python benchmarks/demo.py --dataset=ml-100k --out=benchmarks/records/demo-ml-100k.json [--key=value ...]
 """
 
-import resource
 import time
 from pathlib import Path
 
@@ -19,12 +18,14 @@ def main():
     # isort: split
     from recbole.quick_start import run_recbole
 
+    from recbole_llmd.process_memory import peak_bytes
+
     result = run_recbole(config_dict={"model": "LLMD4Rec", **settings})
     write_record(
         out,
         settings,
         seconds=round(time.time() - start, 1),
-        **{"peak memory GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)},
+        **{"peak memory GiB": round(peak_bytes() / 2**30, 2)},
         result=result,
     )
 

@@ -31,13 +31,10 @@ def ratios(numerator, denominator):
 
 def peak_gib():
     """The most memory that this process held since the last call (Linux), or since it began, in GiB."""
-    from recbole_llmd.comparison.cell_metrics import peak_bytes
+    from recbole_llmd.process_memory import peak_bytes, reset_peak
 
     peak = peak_bytes() / 2**30
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
+    reset_peak()
     return peak
 
 

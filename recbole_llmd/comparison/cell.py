@@ -19,6 +19,7 @@ from recbole.utils import get_model, get_trainer, init_logger, init_seed
 import recbole_llmd  # noqa: F401
 from recbole_llmd.atomic_write import atomic_write
 from recbole_llmd.comparison import cell_metrics, warmup_sharing
+from recbole_llmd.process_memory import peak_bytes
 from recbole_llmd.report.provenance import provenance, without_paths
 from recbole_llmd.report.table import write_json
 from recbole_llmd.result_collector import collect_results
@@ -73,7 +74,7 @@ def run(task):
             "train_seconds": build_seconds + fit_seconds + warmup_seconds if whole_fit else None,
             "shared_warmup_seconds": warmup_seconds,
             "serving_microseconds": cell_metrics.serving_microseconds(trainer, test),
-            "peak_bytes": cell_metrics.peak_bytes(),
+            "peak_bytes": peak_bytes(),
         },
         "seconds": time.time() - task["started"],
         "config": _settings(config),

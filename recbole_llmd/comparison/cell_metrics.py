@@ -1,11 +1,8 @@
-"""What a cell measures besides RecBole's results: values per user, facts of the data, serving time, memory."""
+"""What a cell measures besides RecBole's results: values per user, facts of the data, serving time."""
 
 import contextlib
 import hashlib
-import resource
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -131,13 +128,3 @@ def serving_microseconds(trainer, test):
         float(scores[0, 1])  # waits for an accelerator
         times.append((time.perf_counter() - start) / size * 1e6)
     return float(np.median(times[2:]))
-
-
-def peak_bytes():
-    """The most memory that this process has held."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux's getrusage gives a new process the peak of the one that started it
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

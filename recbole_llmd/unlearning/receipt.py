@@ -68,26 +68,3 @@ def fingerprint(X, B):
         for part in parts:
             digest.update(part.data)
     return digest.hexdigest()
-
-
-class PeakMemory:
-    """``.bytes``: the highest memory of the process in a ``with`` block above that at its start (Linux; else None)."""
-
-    def __enter__(self):
-        self.bytes, self._before = None, None
-        try:
-            with open("/proc/self/clear_refs", "w") as file:
-                file.write("5")  # resets VmHWM to VmRSS
-            self._before = self._read("VmRSS")
-        except OSError:
-            pass
-        return self
-
-    def __exit__(self, *exception):
-        if self._before is not None:
-            self.bytes = max(0, self._read("VmHWM") - self._before)
-
-    @staticmethod
-    def _read(name):
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))

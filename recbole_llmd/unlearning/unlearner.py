@@ -6,11 +6,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from recbole_llmd.errors import MappingMismatch, SettingsError
+from recbole_llmd.process_memory import PeakMemory
 from recbole_llmd.unlearning import checkpoint
 from recbole_llmd.unlearning.identifiers import Ids
 from recbole_llmd.unlearning.mapping import mapping_of
 from recbole_llmd.unlearning.mapping.correction import Change, Correction, State
-from recbole_llmd.unlearning.receipt import PeakMemory, Receipt, fingerprint
+from recbole_llmd.unlearning.receipt import Receipt, fingerprint
 
 MODES = ("none", "interaction", "mapping", "retrain")
 
