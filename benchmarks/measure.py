@@ -64,10 +64,10 @@ def build(settings, model):
 
 def facts(config, train):
     """What a record says of the data and the settings."""
-    from recbole_llmd.comparison.cell import _settings
+    from recbole_llmd.comparison.cell import settings_of
 
     sizes = {"users": train.dataset.user_num - 1, "items": train.dataset.item_num - 1, "samples": len(train.dataset)}
-    return {"data": sizes, "seed": config["seed"], "config": _settings(config)}
+    return {"data": sizes, "seed": config["seed"], "config": settings_of(config)}
 
 
 def recbole_trainer(config, train):
