@@ -1,52 +1,22 @@
-"""What the benchmarks measure with: clocks, peak memory, processes of their own, and RecBole's objects built once."""
+"""What the benchmarks measure: RecBole's Config, loaders and trainers, and ours, built as a run builds them."""
 
-import json
-import os
-import statistics
-import subprocess
-import sys
-import time
-from pathlib import Path
+from __future__ import annotations
 
-REPO = Path(__file__).resolve().parent.parent
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from recbole.config import Config
+    from recbole.data.dataloader import AbstractDataLoader as Loader
+    from recbole.trainer import Trainer
 
-def timed(call):
-    """(result, seconds, processor seconds of all threads)."""
-    start, processor = time.perf_counter(), time.process_time()
-    result = call()
-    return result, time.perf_counter() - start, time.process_time() - processor
+    from recbole_llmd.trainer.llmd4rec import LLMD4RecTrainer
+    from recbole_llmd.trainer.side_trainer import SideTrainer
+
+Settings = dict[str, Any]  # RecBole's config_dict; a benchmark's own arguments are taken out of it
+Figures = dict[str, Any]  # of a record
 
 
-def medians(calls):
-    """Median seconds, and processor seconds, of the calls."""
-    seconds, processor = zip(*(timed(call)[1:] for call in calls))
-    return {"s": statistics.median(seconds), "processor s": statistics.median(processor), "repetitions": len(seconds)}
-
-
-def ratios(numerator, denominator):
-    """The quotients of two figures' seconds and processor seconds."""
-    return {key: numerator[key] / denominator[key] for key in ("s", "processor s")}
-
-
-def peak_gib():
-    """The most memory that this process held since the last call (Linux), or since it began, in GiB."""
-    from recbole_llmd.process_memory import peak_bytes, reset_peak
-
-    peak = peak_bytes() / 2**30
-    reset_peak()
-    return peak
-
-
-def in_own_process(file, task, root=REPO):
-    """The JSON that ``file``, run with ``task`` on the package in ``root``, prints last."""
-    env = {**os.environ, "PYTHONPATH": str(root)}
-    command = [sys.executable, str(file), json.dumps(task)]
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def build(settings, model):
+def build(settings: Settings, model: str) -> tuple[Config, tuple[Loader, Loader, Loader]]:
     """Config and RecBole's loaders ``(train, valid, test)``, as ``run_recbole`` makes them."""
     import recbole_llmd  # noqa: F401  (before RecBole, which it mends)
 
@@ -62,7 +32,7 @@ def build(settings, model):
     return config, loaders
 
 
-def facts(config, train):
+def facts(config: Config, train: Loader) -> Figures:
     """What a record says of the data and the settings."""
     from recbole_llmd.comparison.cell import settings_of
 
@@ -70,7 +40,7 @@ def facts(config, train):
     return {"data": sizes, "seed": config["seed"], "config": settings_of(config)}
 
 
-def recbole_trainer(config, train):
+def recbole_trainer(config: Config, train: Loader) -> Trainer:
     """RecBole's own trainer of a new model."""
     from recbole.utils import get_model, get_trainer
 
@@ -78,7 +48,7 @@ def recbole_trainer(config, train):
     return get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
 
 
-def crm_side(config, train):
+def crm_side(config: Config, train: Loader) -> SideTrainer:
     """A new CRM as one side of LLMD4Rec, ready to be trained alone over windows."""
     from recbole_llmd.config import load_properties
     from recbole_llmd.data.windows import add_row_numbers
@@ -92,12 +62,12 @@ def crm_side(config, train):
     return side
 
 
-def sides(config, train):
+def both_sides(config: Config, train: Loader) -> LLMD4RecTrainer:
     """A new LLMD4Rec's trainer with its sides ready to be trained, as its ``fit`` makes them."""
     from recbole_llmd.data.windows import add_row_numbers
     from recbole_llmd.distill.scorers import CRMScorer, LLMScorer
 
-    trainer = recbole_trainer(config, train)
+    trainer: LLMD4RecTrainer = recbole_trainer(config, train)
     add_row_numbers(train.dataset)
     crm, llm = trainer.model.crm, trainer.model.llm
     trainer.sides["CRM"].prepare(CRMScorer(crm, train.dataset, train), train)
