@@ -22,21 +22,23 @@ def main() -> None:
     """Run, and write the record; any setting can be given above those of the demo."""
     arguments = read_arguments()
     out = Path(arguments["out"]).resolve()
-    settings = {key: value for key, value in arguments.items() if key != "out"}
+    settings = {**DEMO, **{key: value for key, value in arguments.items() if key != "out"}}
     import recbole_llmd  # noqa: F401  (before RecBole, which it mends)
 
     # isort: split
+    from recbole.config import Config
     from recbole.quick_start import run_recbole
 
+    from recbole_llmd.comparison.cell import settings_of
     from recbole_llmd.process_memory import peak_bytes
 
     started = time.perf_counter()
-    result = run_recbole(config_dict={**DEMO, **settings})
+    result = run_recbole(config_dict=dict(settings))
     seconds = time.perf_counter() - started
     write_record(
         out,
         arguments,
-        options=" ".join(f"--{key}={value}" for key, value in DEMO.items()),
+        config=settings_of(Config(config_dict=dict(settings))),
         seconds=round(seconds, 1),
         phases=phases(result["distillation"]),
         **{"peak memory GiB": round(peak_bytes() / 2**30, 2)},
