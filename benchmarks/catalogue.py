@@ -1,21 +1,33 @@
-"""Cost of LLMD4Rec by catalogue size, users and LLM layers, on synthetic data: the part ``catalogue``.
+"""Cost of LLMD4Rec by catalogue size, users and LLM layers, on synthetic data: the benchmark ``catalogue``.
 
 Each point runs in a process of its own, which is what running this file does.
 """
 
+from __future__ import annotations
+
 import dataclasses
+import functools
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from measure import build, in_own_process, peak_gib, sides, timed
+from bench_setup import Figures, Settings, both_sides, build
+from timing import in_own_process, peak_gib, timed
+
+if TYPE_CHECKING:
+    from recbole.config import Config
+    from recbole.data.dataset import Dataset
+
+    from recbole_llmd.data.windows import Windows
 
 SEED = 2020
 HISTORY = 20  # interactions per user on average
 
 
-def catalogue(settings):
+def catalogue(settings: Settings) -> Figures:
     """A row for each combination of ``items``, ``users`` and ``layers`` (comma-separated lists)."""
     items, users, layers = (
         [int(n) for n in settings.pop(key, default).split(",")]
@@ -29,7 +41,7 @@ def catalogue(settings):
     return {"rows": rows}
 
 
-def write_synthetic(folder, users, items):
+def write_synthetic(folder: Path, users: int, items: int) -> Settings:
     """Write atomic files in which all ``items`` have a text and occur; returns RecBole's settings.
 
     Log-normal activity, items drawn by Zipf's law; the items that nobody drew are handed out to random users.
@@ -57,7 +69,7 @@ def write_synthetic(folder, users, items):
     }
 
 
-def draw_text_vectors(config, dataset):
+def draw_text_vectors(config: Config, dataset: Dataset) -> None:
     """Put random vectors where the encoded texts would be looked up.
 
     The cost of training does not depend on the vectors' values, and encoding is done once for a catalogue.
@@ -76,15 +88,15 @@ def draw_text_vectors(config, dataset):
     save_file({"vectors": vectors}, folder / f"{text_encoder.cache_key(name, texts, dtype)}.safetensors")
 
 
-def sample_of(windows, n):
-    """``n`` of the windows at random."""
+def sample_of(windows: Windows, count: int) -> Windows:
+    """``count`` of the windows at random."""
     import numpy as np
 
-    chosen = np.random.default_rng(SEED).permutation(len(windows.lengths))[:n]
+    chosen = np.random.default_rng(SEED).permutation(len(windows.lengths))[:count]
     return dataclasses.replace(windows, **{name: value[chosen] for name, value in vars(windows).items()})
 
 
-def point(items, users, layers, settings):
+def point(items: int, users: int, layers: int, settings: Settings) -> Figures:
     """Seconds, bytes and peak memory of every step of a run, at one point of the curve."""
     from recbole_llmd.data.windows import WindowLoader
     from recbole_llmd.trainer.llmd4rec import Phase
@@ -100,7 +112,7 @@ def point(items, users, layers, settings):
             "peak GiB": {},
         }
         draw_text_vectors(config, train.dataset)
-        trainer = sides(config, train)
+        trainer = both_sides(config, train)
         for side in trainer.sides.values():
             side.eval_collector.data_collect(train)
         if windows:
@@ -110,7 +122,7 @@ def point(items, users, layers, settings):
                 side.window_loader = WindowLoader(some, side.config, side.config["train_batch_size"])
                 figures["share of samples trained"] = (some.rows >= 0).sum() / (everything.rows >= 0).sum()
 
-        def step(name, call):
+        def step(name: str, call: Callable[[], Any]) -> Any:
             result, seconds, _ = timed(call)
             figures[f"{name} s"] = seconds
             figures["peak GiB"][name] = peak_gib()
@@ -119,15 +131,16 @@ def point(items, users, layers, settings):
         peak_gib()
         for student, teacher in (("CRM", "LLM"), ("LLM", "CRM")):
             side = trainer.sides[student]
-            step(f"{student} epoch", lambda: side._train_epoch(train, 0))
+            step(f"{student} epoch", functools.partial(side._train_epoch, train, 0))
             side.objective = step(
-                f"{teacher} teacher pass", lambda: trainer._objective(Phase(1, student, 1, True), train, False)
+                f"{teacher} teacher pass",
+                functools.partial(trainer._objective, Phase(1, student, 1, True), train, False),
             )
-            step(f"{student} epoch, taught", lambda: side._train_epoch(train, 1))
+            step(f"{student} epoch, taught", functools.partial(side._train_epoch, train, 1))
             cache = side.objective.teacher
             figures["teacher's items kept"] = cache.logp.shape[1]
             figures["teacher cache bytes"] = cache.logp.nbytes + (0 if cache.items is None else cache.items.nbytes)
-            step(f"{student} validation", lambda: side.evaluate(valid, load_best_model=False))
+            step(f"{student} validation", functools.partial(side.evaluate, valid, load_best_model=False))
             side.objective = None
         figures["peak GiB"]["all"] = max(figures["peak GiB"].values())
         return figures

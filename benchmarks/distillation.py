@@ -1,8 +1,8 @@
 """What LLMD4Rec costs, as ratios within one run.
 
-    python benchmarks/distillation.py PART --dataset=ml-100k --out=benchmarks/records/... [--key=value ...]
+    python benchmarks/distillation.py BENCHMARK --dataset=ml-100k --out=benchmarks/records/... [--key=value ...]
 
-PART is one of
+BENCHMARK is one of
 
 - ``crm_epoch``: an epoch of the CRM over windows against one of RecBole's own recipe, in plain RecBole and after
   ``import recbole_llmd``. ``--crm=SASRec`` (or GRU4Rec), ``--repeats=5`` of ours.
@@ -23,35 +23,48 @@ Any other argument is one of RecBole's Config. Seconds are the clock's; processo
 on a machine that does other things.
 """
 
+from __future__ import annotations
+
 import contextlib
+import functools
 import json
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from bench_setup import Figures, Settings, both_sides, build, crm_side, facts, recbole_trainer
 from catalogue import catalogue
 from llm_epoch import llm_epoch, llm_quality
-from measure import build, crm_side, facts, medians, ratios, recbole_trainer, sides, timed
 from record import read_arguments, write_record
+from timing import Times, medians, ratios, timed
+
+if TYPE_CHECKING:
+    from recbole.config import Config
+    from recbole.data.dataloader import AbstractDataLoader as Loader
+    from recbole.data.interaction import Interaction
+    from recbole.model.abstract_recommender import AbstractRecommender
 
 NEVER = 10**6  # a stopping_step that no run reaches
 BATCHES = (1, 256)  # users served together
 
 
-def crm_epoch(settings):
+def crm_epoch(settings: Settings) -> Figures:
+    """An epoch of the CRM over windows against RecBole's own."""
     crm, repeats = settings.pop("crm", "SASRec"), int(settings.pop("repeats", 5))
     config, (train, _, _) = build(settings, crm)
     import torch
 
     theirs = recbole_trainer(config, train)
     with torch.autograd.set_detect_anomaly(True):  # as RecBole leaves it, see recbole_llmd.compat
-        recbole = medians([lambda: theirs._train_epoch(train, 0)])
-    mended = medians([lambda: theirs._train_epoch(train, 1)])
+        recbole = medians([functools.partial(theirs._train_epoch, train, 0)])
+    mended = medians([functools.partial(theirs._train_epoch, train, 1)])
     side = crm_side(config, train)
     side._train_epoch(train, 0)  # the memory that later epochs find
-    ours = medians([lambda: side._train_epoch(train, epoch) for epoch in range(1, repeats + 1)])
+    ours = medians([functools.partial(side._train_epoch, train, epoch) for epoch in range(1, repeats + 1)])
     steps = {"RecBole": len(train), "ours": len(side.window_loader)}
     return {
         **facts(config, train),
@@ -64,14 +77,15 @@ def crm_epoch(settings):
     }
 
 
-def crm_quality(settings):
+def crm_quality(settings: Settings) -> Figures:
+    """Metrics, epochs and seconds of RecBole's recipe and of ours, each to its early stop."""
     from recbole_llmd.trainer.llmd4rec import fingerprint
 
     crm, repeats = settings.pop("crm", "SASRec"), int(settings.pop("repeats", 5))
     config, (train, valid, test) = build(settings, crm)
     folder = Path(config["checkpoint_dir"]) / f"crm_quality-{crm}-{config['dataset']}-{fingerprint(config)}"
     folder.mkdir(parents=True, exist_ok=True)
-    # The long part first: only it is taken up after an interruption.
+    # What takes long first: only it is gone on with after an interruption.
     recbole = recbole_quality(config, train, valid, test, folder)
     ours = []
     for seed in range(config["seed"], config["seed"] + repeats):
@@ -81,7 +95,7 @@ def crm_quality(settings):
     return {**facts(config, train), "RecBole": recbole, "ours": ours, "times faster": quotients}
 
 
-def our_quality(config, loaders):
+def our_quality(config: Config, loaders: tuple[Loader, Loader, Loader]) -> Figures:
     """Our recipe until its early stop."""
     train, valid, test = loaders
     side = crm_side(config, train)
@@ -92,12 +106,13 @@ def our_quality(config, loaders):
     return quality(seconds, len(side.figures), *results)
 
 
-def quality(seconds, epochs, valid, test):
+def quality(seconds: float, epochs: int, valid: Mapping[str, float], test: Mapping[str, float]) -> Figures:
+    """What a record says of a training to its early stop."""
     return {"s": seconds, "epochs": epochs, "s per epoch": seconds / epochs, "valid": valid, "test": test}
 
 
-def recbole_quality(config, train, valid, test, folder):
-    """RecBole's recipe until its early stop; what is in ``folder`` of a run that was killed is taken up.
+def recbole_quality(config: Config, train: Loader, valid: Loader, test: Loader, folder: Path) -> Figures:
+    """RecBole's recipe until its early stop; a run that was killed goes on from what is in ``folder``.
 
     RecBole's own ``resume_checkpoint`` reads the checkpoint that is written after every epoch. It restores neither the
     random generators nor the order of the batches: an interrupted run draws others than one that was not.
@@ -108,7 +123,8 @@ def recbole_quality(config, train, valid, test, folder):
     from recbole_llmd.trainer.llmrec import save_renamed
 
     log, last = folder / "epochs.json", folder / "last.pth"
-    trainer, epochs = recbole_trainer(config, train), []
+    trainer = recbole_trainer(config, train)
+    epochs: list[dict[str, float]] = []
     if last.exists():
         trainer.resume_checkpoint(last)
         first = trainer.start_epoch
@@ -116,17 +132,17 @@ def recbole_quality(config, train, valid, test, folder):
         init_seed(config["seed"] + first, config["reproducibility"])
         train.generator.manual_seed(config["seed"] + first)
     trainer.saved_model_file = str(folder / "best.pth")
-    save, start = trainer._save_checkpoint, time.perf_counter()
+    save, started = trainer._save_checkpoint, time.perf_counter()
     trainer._save_checkpoint = lambda *args, **kwargs: save_renamed(save, trainer, *args, **kwargs)
 
-    def validated(epoch, score):
-        nonlocal start
+    def validated(epoch: int, score: float) -> None:
+        nonlocal started
         now = time.perf_counter()
-        epochs.append({"epoch": epoch, "s": now - start, "valid": score})
+        epochs.append({"epoch": epoch, "s": now - started, "valid": score})
         print({"RecBole": epochs[-1]}, flush=True)
         write_json(log, epochs)
         trainer._save_checkpoint(epoch, verbose=False, saved_model_file=str(last))
-        start = time.perf_counter()
+        started = time.perf_counter()
 
     if trainer.cur_step <= trainer.stopping_step and trainer.start_epoch < trainer.epochs:
         trainer.fit(train, valid, verbose=False, callback_fn=validated)
@@ -135,7 +151,8 @@ def recbole_quality(config, train, valid, test, folder):
     return quality(sum(epoch["s"] for epoch in epochs), len(epochs), *results)
 
 
-def total(settings):
+def total(settings: Settings) -> Figures:
+    """A complete run against both sides trained alone for as many epochs."""
     with tempfile.TemporaryDirectory() as folder:
         fixed = {**settings, "stopping_step": NEVER, "llm_stopping_step": NEVER, "checkpoint_dir": folder}
         config, loaders = build(fixed, "LLMD4Rec")
@@ -158,29 +175,39 @@ def total(settings):
     }
 
 
-def sides_alone(config, loaders):
+def sides_alone(config: Config, loaders: tuple[Loader, Loader, Loader]) -> dict[str, Times]:
     """The seconds of each side trained alone, for the epochs that a whole run trains it."""
     train, valid, _ = loaders
-    rounds, found = config["distill_rounds"], {}
+    rounds = config["distill_rounds"]
+    alone: dict[str, Times] = {}
     epochs = {
         "LLM": config["llm_warmup_epochs"] + rounds * config["llm_epochs"],
         "CRM": config["crm_warmup_epochs"] + rounds * config["epochs"],
     }
-    for name, side in sides(config, train).sides.items():
+    for name, side in both_sides(config, train).sides.items():
         side.begin(0, name, epochs[name])
-        _, seconds, processor = timed(lambda: side.fit(train, valid, verbose=False))
-        found[name] = {"epochs": epochs[name], "s": seconds, "processor s": processor}
-    return found
+        _, seconds, processor = timed(functools.partial(side.fit, train, valid, verbose=False))
+        alone[name] = {"epochs": epochs[name], "s": seconds, "processor s": processor}
+    return alone
 
 
 @contextlib.contextmanager
-def teacher_passes():
+def teacher_passes() -> Iterator[dict[str, float]]:
     """A dict that the seconds of the teacher passes are added to inside the block."""
     from recbole_llmd.distill.teacher_cache import TeacherCache
 
-    seconds, fill = {}, TeacherCache.fill
+    seconds: dict[str, float] = {}
+    fill = TeacherCache.fill
 
-    def timed_fill(self, scorer, loader, dataset, batch_size, label, show_progress=False):
+    def timed_fill(
+        self: TeacherCache,
+        scorer: Any,
+        loader: Any,
+        dataset: Any,
+        batch_size: int,
+        label: str,
+        show_progress: bool = False,
+    ) -> None:
         seconds[f"{label} ({len(seconds) + 1})"] = timed(
             lambda: fill(self, scorer, loader, dataset, batch_size, label, show_progress)
         )[1]
@@ -192,7 +219,8 @@ def teacher_passes():
         TeacherCache.fill = fill
 
 
-def serving(settings):
+def serving(settings: Settings) -> Figures:
+    """Latency and size of the exported CRM against the CRM that RecBole trained."""
     import torch
 
     import recbole_llmd  # noqa: F401
@@ -224,7 +252,7 @@ def serving(settings):
         loaded = {name: load_data_and_model(str(file)) for name, file in files.items()}
         bytes_of_files = {name: file.stat().st_size for name, file in files.items()}
     config, _, _, train, _, test = loaded["RecBole"]
-    models = {name: parts[1].eval() for name, parts in loaded.items()}
+    models = {name: contents[1].eval() for name, contents in loaded.items()}
     sizes = {
         name: sum(value.numel() * value.element_size() for value in model.state_dict().values())
         for name, model in models.items()
@@ -239,37 +267,48 @@ def serving(settings):
     }
 
 
-def latencies(models, test, size, repeats):
+def latencies(models: Mapping[str, AbstractRecommender], test: Loader, size: int, repeats: int) -> Figures:
     """Median microseconds per user of each model, the models taking turns, and the ratios to RecBole's."""
     import numpy as np
 
-    rng, times = np.random.default_rng(0), {name: [] for name in models}
+    rng = np.random.default_rng(0)
+    times: dict[str, list[float]] = {name: [] for name in models}
     names = list(models)
     for number in range(repeats + 3):  # the first three warm up
         users = rng.choice(len(test.dataset), min(size, len(test.dataset)), replace=False)
         batch = test.collate_fn(users)[0]
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            model, interaction = models[name], batch.to(models[name].device)
-            times[name].append(timed(lambda: float(model.full_sort_predict(interaction)[0, 0]))[1] / len(users) * 1e6)
-    found = {name: statistics.median(values[3:]) for name, values in times.items()}
-    return {**found, "ratios to RecBole": {name: value / found["RecBole"] for name, value in found.items()}}
+            model = models[name]
+            _, seconds, _ = timed(functools.partial(_first_score, model, batch.to(model.device)))
+            times[name].append(seconds / len(users) * 1e6)
+    latency = {name: statistics.median(values[3:]) for name, values in times.items()}
+    return {**latency, "ratios to RecBole": {name: value / latency["RecBole"] for name, value in latency.items()}}
 
 
-PARTS = {part.__name__: part for part in (crm_epoch, crm_quality, total, llm_epoch, llm_quality, catalogue, serving)}
+def _first_score(model: AbstractRecommender, interaction: Interaction) -> float:
+    """Score all items, and wait for an accelerator."""
+    return float(model.full_sort_predict(interaction)[0, 0])
 
 
-def main():
-    if len(sys.argv) < 2 or sys.argv[1] not in PARTS:
-        sys.exit(f"part = {sys.argv[1:2]}: must be one of {', '.join(PARTS)}. {__doc__}")
-    part = sys.argv.pop(1)
+BENCHMARKS: dict[str, Callable[[Settings], Figures]] = {
+    benchmark.__name__: benchmark
+    for benchmark in (crm_epoch, crm_quality, total, llm_epoch, llm_quality, catalogue, serving)
+}
+
+
+def main() -> None:
+    """Run a benchmark, and write the record."""
+    if len(sys.argv) < 2 or sys.argv[1] not in BENCHMARKS:
+        sys.exit(f"benchmark = {sys.argv[1:2]}: must be one of {', '.join(BENCHMARKS)}. {__doc__}")
+    name = sys.argv.pop(1)
     settings = read_arguments()
     arguments = dict(settings)
     out = Path(settings.pop("out")).resolve()
     import torch
 
-    figures = PARTS[part](settings)
+    figures = BENCHMARKS[name](settings)
     print(json.dumps({key: value for key, value in figures.items() if key != "config"}, indent=1, default=str))
-    write_record(out, arguments, part, threads=torch.get_num_threads(), **figures)
+    write_record(out, arguments, name, threads=torch.get_num_threads(), **figures)
 
 
 if __name__ == "__main__":

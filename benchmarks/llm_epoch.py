@@ -1,4 +1,4 @@
-"""Cost of an epoch of LLMRec, and of reaching a quality: the parts ``llm_epoch`` and ``llm_quality``.
+"""Cost of an epoch of LLMRec, and of reaching a quality: the benchmarks ``llm_epoch`` and ``llm_quality``.
 
 Each arm runs in a process of its own, which is what running this file does.
 
@@ -6,60 +6,77 @@ Arms: ``now``; ``float32``, the same in that precision; ``first``, the first ver
 its commit; ``rows``, one forward pass per prefix: LLMRec's own loss over RecBole's batches, of which a sample is timed.
 """
 
+from __future__ import annotations
+
 import contextlib
+import functools
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from measure import REPO, build, facts, in_own_process, medians, ratios, recbole_trainer
+from bench_setup import Figures, Settings, build, facts, recbole_trainer
+from record import REPO
+from timing import in_own_process, medians, ratios
+
+if TYPE_CHECKING:
+    import torch
+    from recbole.data.dataloader import AbstractDataLoader as Loader
+    from recbole.data.interaction import Interaction
+
+    from recbole_llmd.trainer.llmrec import LLMRecTrainer
 
 FIRST = "baea5a4"  # the first version of LLMRec's training
 ARMS = "now,float32,first,rows"
 
 
-def llm_epoch(settings):
+def llm_epoch(settings: Settings) -> Figures:
+    """An epoch of LLMRec, of its opponents, and the ratios to it."""
     repeats, batches = int(settings.pop("repeats", 1)), int(settings.pop("batches", 2))
-    arms, found = settings.pop("arms", ARMS).split(","), {}
+    arms = settings.pop("arms", ARMS).split(",")
+    epochs: dict[str, Figures] = {}
     for arm in arms:
         given = {**settings, "llm_dtype": "float32"} if arm == "float32" else settings
-        found[arm] = measured(arm, {"settings": given, "repeats": repeats, "batches": batches if arm == "rows" else 0})
-        print({arm: found[arm]}, flush=True)
+        epochs[arm] = measured(arm, {"settings": given, "repeats": repeats, "batches": batches if arm == "rows" else 0})
+        print({arm: epochs[arm]}, flush=True)
     config, (train, _, _) = build(settings, "LLMRec")
-    quotients = {f"{arm} / now": ratios(found[arm], found["now"]) for arm in arms if "now" in found}
-    return {**facts(config, train), "arms": found, "first version": FIRST, "ratios": quotients}
+    quotients = {f"{arm} / now": ratios(epochs[arm], epochs["now"]) for arm in arms if "now" in epochs}
+    return {**facts(config, train), "arms": epochs, "first version": FIRST, "ratios": quotients}
 
 
-def llm_quality(settings):
+def llm_quality(settings: Settings) -> Figures:
     """Seconds until LLMRec, alone, is as good on the validation data as the first version ever was."""
     repeats, runs = int(settings.pop("repeats", 3)), []
     config, (train, _, _) = build(settings, "LLMRec")
     for seed in range(config["seed"], config["seed"] + repeats):
-        found = {name: measured(name, {"settings": {**settings, "seed": seed}}) for name in ("now", "first")}
-        goal = max(epoch["valid"] for epoch in found["first"]["epochs"])
-        seconds = {name: until(found[name]["epochs"], goal) for name in found}
-        faster = seconds["first"] / seconds["now"] if seconds["now"] else None
-        runs.append({"seed": seed, **found, "goal": goal, "s until the goal": seconds, "times faster": faster})
+        trained = {name: measured(name, {"settings": {**settings, "seed": seed}}) for name in ("now", "first")}
+        goal = max(epoch["valid"] for epoch in trained["first"]["epochs"])
+        seconds = {name: until(trained[name]["epochs"], goal) for name in trained}
+        first, now = seconds["first"], seconds["now"]
+        faster = first / now if first and now else None
+        runs.append({"seed": seed, **trained, "goal": goal, "s until the goal": seconds, "times faster": faster})
         print(runs[-1], flush=True)
     return {**facts(config, train), "first version": FIRST, "runs": runs}
 
 
-def measured(arm, task):
-    """What this file finds for ``task`` in a process of its own, with the package of the arm."""
+def measured(arm: str, task: Mapping[str, Any]) -> Figures:
+    """What this file measures for ``task`` in a process of its own, with the package of the arm."""
     with worktree(FIRST) if arm == "first" else contextlib.nullcontext(REPO) as root:
         return in_own_process(__file__, task, root)
 
 
-def until(epochs, goal):
+def until(epochs: Sequence[Mapping[str, float]], goal: float) -> float | None:
     """The seconds after which a validation reached the goal, or None."""
     return next((epoch["s"] for epoch in epochs if epoch["valid"] >= goal), None)
 
 
 @contextlib.contextmanager
-def worktree(commit):
+def worktree(commit: str) -> Iterator[Path]:
     """A folder with the package as it was at ``commit``, as long as the block lasts."""
     with tempfile.TemporaryDirectory() as folder:
         root, git = Path(folder) / "worktree", ["git", "-C", str(REPO), "worktree"]
@@ -70,8 +87,11 @@ def worktree(commit):
             subprocess.run([*git, "remove", "--force", str(root)], check=True)
 
 
-def arm(settings, repeats, batches):
-    """Seconds of one epoch of the package that is imported; of its rows if ``batches`` of them are to be timed."""
+def epoch_seconds(settings: Settings, repeats: int, batches: int) -> Figures:
+    """Seconds of one epoch of the package that is imported.
+
+    With one forward pass per prefix if so many ``batches`` of them are to be timed.
+    """
     config, (train, _, _) = build(settings, "LLMRec")
     from recbole.trainer import Trainer
 
@@ -85,22 +105,24 @@ def arm(settings, repeats, batches):
     if not batches:
         steps = {"steps": len(trainer.window_loader)}
         trainer._train_epoch(train, 0)  # the memory that later epochs find
-        figures = medians([lambda: trainer._train_epoch(train, epoch) for epoch in range(1, repeats + 1)])
+        figures = medians([functools.partial(trainer._train_epoch, train, epoch) for epoch in range(1, repeats + 1)])
         return {**about, **steps, **figures, "shares": shares(trainer, train)}
-    some = list(islice(train, batches))  # of a shuffled epoch: a random sample
-    figures = medians([lambda: Trainer._train_epoch(trainer, some, 0)])
-    factor = len(train) / len(some)
+    timed_batches = list(islice(train, batches))  # of a shuffled epoch: a random sample
+    figures = medians([functools.partial(Trainer._train_epoch, trainer, timed_batches, 0)])
+    factor = len(train) / len(timed_batches)
     figures.update({key: factor * figures[key] for key in ("s", "processor s")})
-    return {**about, "steps": len(train), **figures, "extrapolated from steps": len(some)}
+    return {**about, "steps": len(train), **figures, "extrapolated from steps": len(timed_batches)}
 
 
-def fit(settings):
+def fit(settings: Settings) -> Figures:
     """A run of the package that is imported, by its own defaults, to its early stop: the clock at each validation."""
     config, (train, valid, test) = build(settings, "LLMRec")
-    trainer, epochs, start = recbole_trainer(config, train), [], time.perf_counter()
+    trainer = recbole_trainer(config, train)
+    epochs: list[dict[str, float]] = []
+    started = time.perf_counter()
 
-    def validated(epoch, score):
-        epochs.append({"s": time.perf_counter() - start, "valid": score})
+    def validated(epoch: int, score: float) -> None:
+        epochs.append({"s": time.perf_counter() - started, "valid": score})
 
     with tempfile.TemporaryDirectory() as folder:
         trainer.saved_model_file = str(Path(folder) / "LLMRec.pth")
@@ -108,17 +130,19 @@ def fit(settings):
         return {"epochs": epochs, "test": trainer.evaluate(test)}
 
 
-def shares(trainer, train):
+def shares(trainer: LLMRecTrainer, train: Loader) -> dict[str, float]:
     """The shares of an epoch's time: the backbone and what comes before and after it, forward and backward."""
     backbone, optimizer = trainer.model.backbone, trainer.optimizer
-    spent, state = {}, {"at": time.perf_counter(), "now": "batches"}
+    spent: dict[str, float] = {}
+    stage, entered = "batches", time.perf_counter()
 
-    def enter(name):
+    def enter(name: str) -> None:
+        nonlocal stage, entered
         now = time.perf_counter()
-        spent[state["now"]] = spent.get(state["now"], 0.0) + now - state["at"]
-        state.update(at=now, now=name)
+        spent[stage] = spent.get(stage, 0.0) + now - entered
+        stage, entered = name, now
 
-    def watched_backbone(*args, **kwargs):
+    def watched_backbone(*args: Any, **kwargs: Any) -> Any:
         enter("backbone forward")
         kwargs["inputs_embeds"].register_hook(lambda gradient: enter("input backward and clipping"))
         output = plain_backbone(*args, **kwargs)
@@ -126,7 +150,7 @@ def shares(trainer, train):
         enter("output, softmax and loss")
         return output
 
-    def watched_objective(interaction):
+    def watched_objective(interaction: Interaction) -> torch.Tensor:
         enter("input forward")
         loss = trainer.objective(interaction)
         enter("output backward")
@@ -142,4 +166,4 @@ def shares(trainer, train):
 
 if __name__ == "__main__":
     task = json.loads(sys.argv.pop())
-    print(json.dumps(arm(**task) if "batches" in task else fit(**task)))
+    print(json.dumps(epoch_seconds(**task) if "batches" in task else fit(**task)))

@@ -1,7 +1,7 @@
 """Forgetting and learning users against refitting, in one run: EASE, ItemKNN, SLIMElastic, ADMMSLIM.
 
     python benchmarks/unlearning.py --dataset=ml-100k --models=EASE,ItemKNN --users=1,10,100 \
-        --out=benchmarks/records/unlearning-ml-100k.json [--data_path=... of datasets that RecBole does not carry]
+        --out=benchmarks/records/unlearning/ml-100k.json [--data_path=... of datasets that RecBole does not carry]
     python benchmarks/unlearning.py --curve=1000,2000,4000,8000,16000 --models=EASE,ItemKNN --users=1 --out=...
 
 The opponents are RecBole's own class fitted on all interactions, and our own fit of the same model. Each row forgets
@@ -13,36 +13,48 @@ users as items, log-normal activity with a mean of 20 interactions, items drawn 
 number of requests of a size; any other argument is one of RecBole's Config.
 """
 
+from __future__ import annotations
+
 import statistics
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from measure import timed
+from bench_setup import Figures, Settings
 from record import read_arguments, write_record
+from timing import timed
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from recbole_llmd.unlearning import Receipt, Unlearner
 
 SEED = 2020
 HISTORY = 20  # interactions per user of the synthetic data
 
 
-def requests(engine, n, repeats, rng):
-    """Receipts of requests that forget ``n`` users, and of those that learn them again."""
+def requests(
+    engine: Unlearner, count: int, repeats: int, rng: np.random.Generator
+) -> tuple[list[Receipt], list[Receipt]]:
+    """Receipts of requests that forget ``count`` users, and of those that learn them again."""
     import numpy as np
 
     active = np.flatnonzero(np.diff(engine.X.indptr))
     forgotten, learned = [], []
     for _ in range(repeats):
-        gone = engine.forget_users(np.sort(rng.choice(active, n, replace=False)), ids="internal")
+        gone = engine.forget_users(np.sort(rng.choice(active, count, replace=False)), ids="internal")
         forgotten.append(gone)
         learned.append(engine.learn(gone.users, gone.items, gone.values, ids="internal"))
     return forgotten, learned
 
 
-def summary(n, forgotten, learned, recbole, ours):
+def summary(count: int, forgotten: list[Receipt], learned: list[Receipt], recbole: float, ours: float) -> Figures:
     """A row of the record: medians, ratios, and what the cost model expected."""
     receipts = forgotten + learned
-    row = {"users": n, "interactions": statistics.median(len(receipt.users) for receipt in forgotten)}
-    for name, some in (("forget", forgotten), ("learn", learned)):
-        seconds = statistics.median(receipt.seconds for receipt in some)
+    row: Figures = {"users": count, "interactions": statistics.median(len(receipt.users) for receipt in forgotten)}
+    for name, of_kind in (("forget", forgotten), ("learn", learned)):
+        seconds = statistics.median(receipt.seconds for receipt in of_kind)
         row.update({f"{name} s": seconds, f"{name}: times faster than RecBole's fit": recbole / seconds})
         row[f"{name}: times faster than our fit"] = ours / seconds
     row["methods"] = sorted({receipt.method.split(":")[0] for receipt in receipts})
@@ -52,11 +64,12 @@ def summary(n, forgotten, learned, recbole, ours):
     return row
 
 
-def shown(row):
+def show(row: Mapping[str, Any]) -> None:
+    """Print a row, rounded."""
     print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
 
 
-def measure(name, settings, sizes, repeats):
+def measure(name: str, settings: Settings, sizes: Sequence[int], repeats: int) -> Figures:
     """Rows of one model: its fits, and its requests by number of users."""
     import numpy as np
     from recbole.config import Config
@@ -71,7 +84,7 @@ def measure(name, settings, sizes, repeats):
     model, recbole, recbole_processor = timed(lambda: get_model(name)(config, dataset))
     engine = Unlearner(model, dataset, hashes=False)
     _, ours, our_processor = timed(engine.refit)
-    row = {
+    row: Figures = {
         "model": name,
         "parameters": engine.params,
         "users": dataset.user_num - 1,
@@ -83,16 +96,16 @@ def measure(name, settings, sizes, repeats):
         "our fit, processor s": our_processor,
         "fit ratio": recbole / ours,
     }
-    shown(row)
+    show(row)
     rng = np.random.default_rng(SEED)
     row.update({"first request s": requests(engine, 1, 1, rng)[0][0].seconds, "requests": []})
-    for n in (size for size in sizes if size < dataset.user_num):
-        row["requests"].append(summary(n, *requests(engine, n, repeats, rng), recbole, ours))
-        shown(row["requests"][-1])
+    for count in (size for size in sizes if size < dataset.user_num):
+        row["requests"].append(summary(count, *requests(engine, count, repeats, rng), recbole, ours))
+        show(row["requests"][-1])
     return row
 
 
-def write_synthetic(folder, items):
+def write_synthetic(folder: Path, items: int) -> Settings:
     """Write an atomic file of ``items`` users and items, each of which occurs; returns RecBole's settings."""
     import numpy as np
 
@@ -108,7 +121,9 @@ def write_synthetic(folder, items):
     return {"dataset": name, "data_path": str(folder), "load_col": {"inter": ["user_id", "item_id"]}}
 
 
-def curve(names, settings, counts, sizes, repeats):
+def curve(
+    names: Sequence[str], settings: Settings, counts: Sequence[int], sizes: Sequence[int], repeats: int
+) -> Figures:
     """Rows of each model by number of items, and the exponents over them."""
     import numpy as np
 
@@ -119,18 +134,19 @@ def curve(names, settings, counts, sizes, repeats):
             rows += [measure(name, {**settings, **data}, sizes, repeats) for name in names]
     exponents = {}
     for name in names:
-        mine = [row for row in rows if row["model"] == name]
+        of_model = [row for row in rows if row["model"] == name]
         seconds = {
-            "forget s": [row["requests"][0]["forget s"] for row in mine],
-            **{key: [row[key] for row in mine] for key in ("our fit s", "RecBole's fit s")},
+            "forget s": [row["requests"][0]["forget s"] for row in of_model],
+            **{key: [row[key] for row in of_model] for key in ("our fit s", "RecBole's fit s")},
         }
-        log_items = np.log([row["items"] for row in mine])
+        log_items = np.log([row["items"] for row in of_model])
         exponents[name] = {key: np.polyfit(log_items, np.log(values), 1)[0] for key, values in seconds.items()}
-    shown(exponents)
+    show(exponents)
     return {"exponents": exponents, "rows": rows}
 
 
-def main():
+def main() -> None:
+    """Measure every model, and write the record."""
     settings = read_arguments()
     arguments = dict(settings)
     out = Path(settings.pop("out")).resolve()
@@ -145,7 +161,8 @@ def main():
     write_record(out, arguments, seed=SEED, threads=threads(), **figures)
 
 
-def threads():
+def threads() -> int:
+    """PyTorch's."""
     import torch
 
     return torch.get_num_threads()

@@ -112,7 +112,22 @@ def main(argv=None):
         elif args.command == "compare":
             from recbole_llmd.comparison.command import compare
 
-            return compare(args, settings, " ".join(["recbole-llmd", *argv]))
+            try:
+                record = compare(
+                    args.models,
+                    args.dataset,
+                    args.seeds,
+                    baseline=args.baseline,
+                    experiment=args.experiment,
+                    config_files=(args.config_files or "").split(),
+                    settings=settings,
+                    out=args.out,
+                    command=" ".join(["recbole-llmd", *argv]),
+                )
+            except KeyboardInterrupt:
+                print("Interrupted. The same command goes on from here.")
+                return 130
+            return int(any(cell["status"] == "failed" for cell in record["cells"]))
         else:
             quick_start.run(args, settings)
     except LLMDError as error:

@@ -176,6 +176,21 @@ def rules_of(name: str) -> Mapping[str, Rule | OneOf]:
     return _SPECS[name].rules if name in _SPECS else {}
 
 
+def models_with(key: str) -> list[str]:
+    """Our models that have the setting ``key``."""
+    return [entry.name for entry in specs() if key in entry.rules]
+
+
+def all_settings() -> list[str]:
+    """The settings of all our models."""
+    return list(dict.fromkeys(key for entry in specs() for key in entry.rules))
+
+
+def why_not_comparable(name: str) -> str:
+    """Why the model cannot stand in a comparison; empty where it can, as RecBole's own can."""
+    return _SPECS[name].not_comparable if name in _SPECS else ""
+
+
 # --- mapping models ---------------------------------------------------------------------------------------------------
 
 

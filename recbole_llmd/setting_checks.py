@@ -43,7 +43,7 @@ def _unknown_key(key: str, spec: ModelSpec) -> str:
     as_side = [other.name for other in registry.specs() if other.side == spec.name]
     if as_side and plain in TRAINING_KEYS:
         return f"{key} is a setting of {as_side[0]}; for {spec.name} alone set RecBole's {plain}."
-    owners = [other.name for other in registry.specs() if key in other.rules]
+    owners = registry.models_with(key)
     if owners:
         return f"{key} is a setting of {owners[0]}, not of {spec.name}. Remove it, or run --model={owners[0]}."
     nearest = difflib.get_close_matches(key, spec.rules, n=1, cutoff=0)

@@ -1,34 +1,44 @@
-"""What a cell measures besides RecBole's results: values per user, facts of the data, serving time, memory."""
+"""What a cell measures besides RecBole's results: values per user, facts of the data, serving time."""
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
-import resource
-import sys
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from recbole.data.dataloader import AbstractDataLoader as Loader
+from recbole.data.interaction import Interaction
+from recbole.evaluator import Evaluator
 from recbole.evaluator.base_metric import TopkMetric
+from recbole.trainer import Trainer
 from scipy.sparse import csr_matrix
+
+Array = npt.NDArray[Any]
+# What RecBole evaluates at a time: the users, what is masked (users, items), the targets (users, items).
+Batch = tuple[Interaction, tuple[torch.Tensor, torch.Tensor] | None, torch.Tensor, torch.Tensor]
 
 SERVING_USERS = 256  # in one batch, for every model
 SERVING_BATCHES = 20
 
 
 @contextlib.contextmanager
-def values_per_user(evaluator):
+def values_per_user(evaluator: Evaluator) -> Iterator[dict[str, Array]]:
     """A dict that RecBole's evaluator fills with each metric's value for each test user: ``{"ndcg@10": [n_users]}``.
 
     The values are RecBole's own, taken where it averages them.
     """
-    kept = {}
+    kept: dict[str, Array] = {}
     metrics = [metric for metric in evaluator.metric_class.values() if isinstance(metric, TopkMetric)]
 
-    def watched(metric):
+    def watched(metric: TopkMetric) -> Callable[[str, Array], Any]:
         average = metric.topk_result
 
-        def topk_result(name, value):
+        def topk_result(name: str, value: Array) -> Any:
             kept.update({f"{name}@{k}": value[:, k - 1].astype(np.float32) for k in metric.topk})
             return average(name, value)
 
@@ -43,7 +53,7 @@ def values_per_user(evaluator):
             del metric.topk_result
 
 
-def hide_history(train, valid, test):
+def hide_history(train: Loader, valid: Loader, test: Loader) -> None:
     """Leave the items of a user's history out of a sequential model's ranking, as RecBole does for general models.
 
     RecBole hands the evaluation a user's history to mask with every batch of a general model, and none with a
@@ -54,11 +64,11 @@ def hide_history(train, valid, test):
     _mask(test, seen + _pairs(valid))
 
 
-def _mask(loader, seen):
+def _mask(loader: Loader, seen: csr_matrix) -> None:
     collate = loader.collate_fn
     seen = seen.tocsr()
 
-    def masked(index):
+    def masked(index: Array) -> Batch:
         interaction, _, positive_u, positive_i = collate(index)
         row, item = seen[interaction[loader.dataset.uid_field].numpy()].nonzero()
         row, item = torch.from_numpy(row).long(), torch.from_numpy(item).long()
@@ -68,22 +78,23 @@ def _mask(loader, seen):
     loader.collate_fn = masked
 
 
-def _interactions(train):
+def _interactions(train: Loader) -> csr_matrix:
     """Training interactions, ``[users, items]``; a sequential dataset's rows leave out first items, this does not."""
     return train.dataset.inter_matrix(form="csr")
 
 
-def _pairs(loader):
+def _pairs(loader: Loader) -> csr_matrix:
+    """The targets of a validation or test loader, ``[users, items]``."""
     dataset = loader.dataset
     users, items = (dataset.inter_feat[field].numpy() for field in (dataset.uid_field, dataset.iid_field))
     return csr_matrix((np.ones(len(users)), (users, items)), shape=(dataset.user_num, dataset.item_num))
 
 
-def test_users(train, valid, test):
+def test_users(train: Loader, valid: Loader, test: Loader) -> dict[str, Array]:
     """What is known of each test user, in the order in which RecBole evaluates them.
 
     Returns:
-        dict of arrays ``[n_users]``: ``user`` and ``target`` (RecBole's ids), ``history`` (interactions before the
+        Arrays ``[n_users]``: ``user`` and ``target`` (RecBole's ids), ``history`` (interactions before the
         target), ``popularity`` (training interactions of the target).
     """
     dataset, trained = test.dataset, _interactions(train)
@@ -97,7 +108,7 @@ def test_users(train, valid, test):
     }
 
 
-def data_facts(train, valid, test):
+def data_facts(train: Loader, valid: Loader, test: Loader) -> dict[str, Any]:
     """Sizes, and a hash of the vocabularies: where it is equal, RecBole's ids mean the same users and items."""
     dataset = train.dataset
     vocabulary = hashlib.sha256()
@@ -114,7 +125,7 @@ def data_facts(train, valid, test):
 
 
 @torch.no_grad()
-def serving_microseconds(trainer, test):
+def serving_microseconds(trainer: Trainer, test: Loader) -> float:
     """Median microseconds in which the trained model scores all items for one user, in batches of like size.
 
     Takes a trainer that has evaluated ``test``.
@@ -131,13 +142,3 @@ def serving_microseconds(trainer, test):
         float(scores[0, 1])  # waits for an accelerator
         times.append((time.perf_counter() - start) / size * 1e6)
     return float(np.median(times[2:]))
-
-
-def peak_bytes():
-    """The most memory that this process has held."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux's getrusage gives a new process the peak of the one that started it
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,70 +1,152 @@
-"""``recbole-llmd compare``: runs what is missing and writes the comparison."""
+"""Comparing models: runs what is missing and writes the comparison."""
 
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from recbole_llmd.comparison import page, summary, tables
-from recbole_llmd.comparison.experiment import from_arguments
+from recbole_llmd.comparison.cell_store import CellStore, Record
+from recbole_llmd.comparison.experiment import Cell, Experiment, make_experiment
+from recbole_llmd.comparison.experiment_file import Seeds, list_names
 from recbole_llmd.comparison.runner import run_cells
+from recbole_llmd.comparison.summary import VariantResult
 from recbole_llmd.report.provenance import provenance
 from recbole_llmd.report.table import present, terminal_table, write_csv, write_json
 
 
-def compare(args, settings, command):
-    """Run the comparison of the command line; returns the exit status: 1 if a cell failed, 130 if interrupted."""
-    experiment = from_arguments(args, settings)
-    out = Path(args.out or _default_folder(args, experiment))
-    cells = experiment.cells()
+def compare(
+    models: str | Sequence[str] | None = None,
+    datasets: str | Sequence[str] | None = None,
+    seeds: Seeds | None = None,
+    *,
+    baseline: str | None = None,
+    experiment: str | None = None,
+    config_files: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Train models over several seeds, test their differences to a baseline, print and write the result.
+
+    What is finished in ``out`` is not run again, so a call that was interrupted goes on where it was.
+
+    Args:
+        models: names, as a list or with commas between them, of models with their defaults.
+        datasets: the same of datasets; with ``experiment``, which of its datasets.
+        seeds: how many, from RecBole's 2020 on, or a list of them; one if None.
+        baseline: the model, or variant, that the others are compared with; the first one if None.
+        experiment: an experiment file, in place of ``models``.
+        config_files: RecBole's property files, below all other settings.
+        settings: hold for every model that has them, above those of the experiment file.
+        out: the folder of records and report; ``saved/compare/<datasets or experiment>`` if None.
+        command: what the records give as their command; the command line for the same comparison if None.
+
+    Returns:
+        The content of ``comparison.json``; ``"cells"`` names each cell's record and its status, ``"finished"`` or
+        ``"failed"``. If every cell failed there are no figures, and no comparison is written.
+
+    Raises:
+        SettingsError: if a name, key or value cannot be; before anything runs.
+        DataError: if what is in ``out`` cannot be read.
+
+    >>> compare(["SASRec", "BPR"], "ml-100k", seeds=0)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    recbole_llmd.errors.SettingsError: seeds = 0: must be a number of seeds (1 to 100) or a list of seeds such as ...
+    """
+    asked = make_experiment(
+        models, datasets, seeds, baseline=baseline, experiment=experiment, config_files=config_files, settings=settings
+    )
+    if command is None:
+        options: dict[str, Any] = {"models": models, "dataset": datasets, "seeds": seeds, "baseline": baseline}
+        options |= {"experiment": experiment, "config_files": " ".join(config_files), **(settings or {}), "out": out}
+        command = command_line(options)
+    name = Path(experiment).stem if experiment else "-".join(asked.datasets)
+    store = CellStore(Path(out or Path("saved", "compare", name)))
+    cells = asked.cells()
+    _announce(asked, cells, store.folder)
+    records = run_cells(cells, store, command)
+    results = summary.variant_results(cells, records, store)
+    if not results:
+        print(f"Every cell failed. Their logs: {store.folder}/logs")
+        return _record(asked, cells, records, command, {})
+    figures = _figures(asked, cells, records, results)
+    record = _record(asked, cells, records, command, figures)
+    _show(asked, figures)
+    write_csv(store.folder / "comparison.csv", tables.flat_rows(figures))
+    write_json(store.folder / "comparison.json", record)
+    page.write(store.folder / "comparison.html", record, results)
+    print(f"\n{store.folder}/comparison.html (.csv, .json)")
+    written: dict[str, Any] = json.loads((store.folder / "comparison.json").read_text(encoding="utf-8"))
+    return written
+
+
+def command_line(options: Mapping[str, Any]) -> str:
+    """``recbole-llmd compare`` with the options that are set; lists with commas between their entries.
+
+    >>> command_line({"models": ["SASRec", "BPR"], "dataset": "ml-100k", "seeds": 5, "baseline": None})
+    'recbole-llmd compare --models=SASRec,BPR --dataset=ml-100k --seeds=5'
+    """
+    given = []
+    for key, value in options.items():
+        if value is None or value == "":
+            continue
+        if key in ("models", "dataset"):
+            value = ",".join(list_names(value))
+        elif key == "seeds" and not isinstance(value, (int, str)):
+            value = ",".join(map(str, value)) + "," * (len(value) == 1)  # "2020," is one seed, "5" are five
+        given.append(f"--{key}={value}")
+    return shlex.join(["recbole-llmd", "compare", *given])
+
+
+def _announce(experiment: Experiment, cells: Sequence[Cell], folder: Path) -> None:
     if experiment.mask_history:
         print("Not all models are sequential: the users' histories are left out of the ranking of all models.")
     print(
         f"{len(cells)} cells: {', '.join(experiment.datasets)}; {', '.join(experiment.variants)}; "
-        f"seeds {', '.join(map(str, experiment.seeds))}. Leave-one-out by time, all items ranked. Results: {out}"
+        f"seeds {', '.join(map(str, experiment.seeds))}. Leave-one-out by time, all items ranked. Results: {folder}"
     )
-    try:
-        records = run_cells(cells, out, command)
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from here.")
-        return 130
-    found = summary.arms(cells, records, out)
-    if not found:
-        print(f"Every cell failed. Their logs: {out}/logs")
-        return 1
-    report(experiment, cells, records, found, out, command)
-    return int(any(record["status"] == "failed" for record in records))
 
 
-def report(experiment, cells, records, found, out, command):
-    """Print the tables and write ``comparison.csv``, ``.json`` and ``.html`` into ``out``."""
+def _figures(
+    experiment: Experiment, cells: Sequence[Cell], records: Sequence[Record], results: Sequence[VariantResult]
+) -> dict[str, Any]:
     metrics = experiment.metrics
-    figures = {
-        "rows": summary.rows(found, metrics),
-        "differences": summary.differences(found, experiment.baseline, metrics),
-        "by_history": summary.breakdown(found, metrics[0], "history"),
-        "by_popularity": summary.breakdown(found, metrics[0], "popularity", summary.NEVER),
-        "notes": summary.notes(cells, records, found, experiment.mask_history),
+    return {
+        "rows": summary.result_rows(results, metrics),
+        "differences": summary.differences(results, experiment.baseline, metrics),
+        "by_history": summary.breakdown(results, metrics[0], "history"),
+        "by_popularity": summary.breakdown(results, metrics[0], "popularity", summary.NEVER),
+        "notes": summary.notes(cells, records, results, experiment.mask_history),
     }
-    print(terminal_table(figures["rows"], present(figures["rows"], tables.row_columns(metrics))))
-    if figures["differences"]:
-        shown = [row for row in figures["differences"] if row["metric"] == metrics[0]]
-        print("\n" + terminal_table(shown, tables.difference_columns()))
-    print("".join(f"\nNote: {note}" for note in figures["notes"]))
+
+
+def _record(
+    experiment: Experiment, cells: Sequence[Cell], records: Sequence[Record], command: str, figures: Mapping[str, Any]
+) -> Record:
     about = {
         "datasets": list(experiment.datasets),
         "variants": experiment.variants,
         "seeds": experiment.seeds,
         "baseline": experiment.baseline,
-        "metrics": metrics,
+        "metrics": experiment.metrics,
         "mask_history": experiment.mask_history,
     }
-    record = {**provenance(command), "experiment": about, **figures}
-    record["cells"] = [
-        {"record": f"cells/{cell.name}.json", "status": r["status"]} for cell, r in zip(cells, records, strict=True)
+    statuses = [
+        {"record": f"cells/{cell.name}.json", "status": record["status"]}
+        for cell, record in zip(cells, records, strict=True)
     ]
-    write_csv(out / "comparison.csv", tables.flat_rows(figures))
-    write_json(out / "comparison.json", record)
-    page.write(out / "comparison.html", record, found)
-    print(f"\n{out}/comparison.html (.csv, .json)")
+    return {**provenance(command), "experiment": about, **figures, "cells": statuses}
 
 
-def _default_folder(args, experiment):
-    return Path("saved", "compare", Path(args.experiment).stem if args.experiment else "-".join(experiment.datasets))
+def _show(experiment: Experiment, figures: Mapping[str, Any]) -> None:
+    """Print the table of results, the differences in the first metric, and the notes."""
+    metrics = experiment.metrics
+    print(terminal_table(figures["rows"], present(figures["rows"], tables.row_columns(metrics))))
+    if figures["differences"]:
+        shown = [row for row in figures["differences"] if row["metric"] == metrics[0]]
+        print("\n" + terminal_table(shown, tables.difference_columns()))
+    print("".join(f"\nNote: {note}" for note in figures["notes"]))

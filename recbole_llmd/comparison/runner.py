@@ -1,5 +1,7 @@
 """Runs the cells of a comparison, one process each; what is finished is not run again."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import os
@@ -8,8 +10,11 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from recbole_llmd.comparison.cell_store import CellStore, Record
+from recbole_llmd.comparison.experiment import Cell
 from recbole_llmd.report.provenance import provenance, without_paths
 from recbole_llmd.report.table import write_json
 
@@ -18,51 +23,52 @@ ERROR_LINES = 20
 LOOKED_AT = 20_000  # bytes at the end of a log
 
 
-def run_cells(cells, out, command):
-    """Run every cell that has no finished record in ``out/cells``; a failed one is recorded and left behind.
+def run_cells(cells: Sequence[Cell], store: CellStore, command: str) -> list[Record]:
+    """Run every cell that has no finished record in ``store``; a failed one is recorded and left behind.
 
     Args:
-        cells (list of Cell): in the order in which they run.
-        out (Path): the folder of the comparison.
-        command (str): what the records give as their command.
+        cells: in the order in which they run.
+        store: the cells of the comparison's folder.
+        command: what the records give as their command.
 
     Returns:
-        list of dict: the records, in the order of ``cells``.
+        The records, in the order of ``cells``.
     """
     records = {}
     for cell in cells:
-        found = _read(_record_file(out, cell))
-        if found and found["status"] == "finished":
-            records[cell] = found
+        record = store.record(cell.name)
+        if record and record["status"] == "finished":
+            records[cell] = record
     left = [cell for cell in cells if cell not in records]
     if records:
         print(f"{len(records)} of {len(cells)} cells are finished already.")
     for number, cell in enumerate(left):
         print(
             f"[{len(cells) - len(left) + number + 1} of {len(cells)}] {cell.dataset}, {cell.variant}, seed {cell.seed}"
-            f"{_time_left(left[number:], records)}. Log: {_log_file(out, cell)}",
+            f"{time_left(left[number:], records)}. Log: {_log_file(store.folder, cell)}",
             flush=True,
         )
-        records[cell] = run_cell(cell, out, command)
+        records[cell] = run_cell(cell, store, command)
         print("   " + _outcome(records[cell]), flush=True)
     return [records[cell] for cell in cells]
 
 
-def run_cell(cell, out, command):
+def run_cell(cell: Cell, store: CellStore, command: str) -> Record:
     """Run one cell; returns its record, also where it failed."""
-    record, log = _record_file(out, cell), _log_file(out, cell)
-    checkpoints = out / "checkpoints" / cell.name
-    for folder in (record.parent, log.parent, checkpoints):
+    record_file, log = store.record_file(cell.name), _log_file(store.folder, cell)
+    checkpoints = store.folder / "checkpoints" / cell.name
+    for folder in (record_file.parent, log.parent, checkpoints):
         folder.mkdir(parents=True, exist_ok=True)
     settings = {**cell.settings, "checkpoint_dir": str(checkpoints)}
     if any(checkpoints.glob("*.resume.pth")):  # this cell was interrupted
         settings["resume"] = True
     task = {**dataclasses.asdict(cell), "settings": settings, "command": command}
-    task |= {"record": str(record), "warmups": str(out / "warmups"), "started": time.time()}
+    task |= {"record": str(record_file), "warmups": str(store.folder / "warmups"), "started": time.time()}
     status = in_own_process(task, log)
-    if status == 0:
+    finished = store.record(cell.name) if status == 0 else None
+    if finished is not None:
         shutil.rmtree(checkpoints)
-        return _read(record)
+        return finished
     failed = {
         **{key: task[key] for key in ("dataset", "variant", "model", "seed", "key", "mask_history")},
         "status": "failed",
@@ -71,11 +77,11 @@ def run_cell(cell, out, command):
         "error": without_paths(_last_lines(log)),
         "seconds": time.time() - task["started"],
     }
-    write_json(record, failed)
+    write_json(record_file, failed)
     return failed
 
 
-def in_own_process(task, log):
+def in_own_process(task: Mapping[str, object], log: Path) -> int:
     """Run a cell's task in a process of its own, which writes to the file ``log``; returns its exit status."""
     paths = [str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
     with open(log, "w", encoding="utf-8") as file:
@@ -87,6 +93,7 @@ def in_own_process(task, log):
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
+        assert process.stdin is not None  # a pipe, as asked for above
         process.stdin.write(json.dumps(task) + "\n")
         process.stdin.flush()
         status = process.wait()
@@ -94,54 +101,46 @@ def in_own_process(task, log):
     return status
 
 
-def values_per_user(out, cell):
-    """What a finished cell kept of each test user, ``{name: array [n_users]}``."""
-    import numpy as np
-
-    with np.load(_record_file(out, cell).with_suffix(".npz")) as file:
-        return dict(file)
+def _log_file(folder: Path, cell: Cell) -> Path:
+    return folder / "logs" / f"{cell.name}.log"
 
 
-def _record_file(out, cell):
-    return out / "cells" / f"{cell.name}.json"
-
-
-def _log_file(out, cell):
-    return out / "logs" / f"{cell.name}.log"
-
-
-def _read(path):
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def _last_lines(log):
+def _last_lines(log: Path) -> list[str]:
     text = log.read_bytes()[-LOOKED_AT:].decode("utf-8", errors="replace")
     return [line.rstrip() for line in text.splitlines() if line.strip()][-ERROR_LINES:]
 
 
-def _outcome(record):
+def _outcome(record: Record) -> str:
     if record["status"] == "failed":
-        reason = record["error"][-1] if record["error"] else f"exit status {record['exit_status']}"
-        return f"failed: {reason}"
+        return f"failed: {failure(record)}"
     figures = ", ".join(f"{name} {value:.4f}" for name, value in record["test_result"].items())
     return f"{duration(record['seconds'])}: {figures}"
 
 
-def _time_left(left, records):
-    """What the cells ``left`` will take, as finished cells of the same dataset and variant took."""
-    known = {}
+def failure(record: Record) -> str:
+    """Why a cell failed: the last line of its log, or the exit status where it wrote none."""
+    return str(record["error"][-1]) if record["error"] else f"exit status {record['exit_status']}"
+
+
+def time_left(left: Sequence[Cell], records: Mapping[Cell, Record]) -> str:
+    """What the cells ``left`` will take, as finished cells of the same dataset and variant took; empty if unknown."""
+    known: dict[tuple[str, str], list[float]] = {}
     for cell, record in records.items():
         if record["status"] == "finished":
             known.setdefault((cell.dataset, cell.variant), []).append(record["seconds"])
     seconds = [known.get((cell.dataset, cell.variant)) for cell in left]
-    total = sum(statistics.fmean(found) for found in seconds if found)
+    total = sum(statistics.fmean(taken) for taken in seconds if taken)
     if not total:
         return ""
     return f"; {'at least' if None in seconds else 'about'} {duration(total)} left"
 
 
-def duration(seconds):
-    """Seconds as people say it: 45 s, 12 min, 3 h 20 min."""
+def duration(seconds: float) -> str:
+    """Seconds as people say it.
+
+    >>> duration(45), duration(720), duration(12000)
+    ('45 s', '12 min', '3 h 20 min')
+    """
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

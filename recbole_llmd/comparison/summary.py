@@ -1,105 +1,122 @@
 """The figures of a comparison from its cells' records: means, differences to the baseline, breakdowns, notes."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from recbole_llmd.comparison import statistics
-from recbole_llmd.comparison.runner import values_per_user
+from recbole_llmd.comparison.cell_store import CellStore, Record
+from recbole_llmd.comparison.experiment import Cell
+from recbole_llmd.comparison.runner import failure
+from recbole_llmd.comparison.statistics import Array, UserValues
 from recbole_llmd.report.table import spread
+
+Row = dict[str, Any]  # of a table: by column, a name, a count, a figure or a Spread of figures
 
 GROUPS = 4
 NEVER = "never in training"
-LLM = "llm/"  # in front of the names of what the LLM of LLMD4Rec reached
+LLM = "llm/"  # in front of the names of what the LLM at the side of a served model reached
 
 
 @dataclass
-class Arm:
-    """A line of the tables: what one variant serves on one dataset, or the LLM at its side.
+class VariantResult:
+    """What one variant serves on one dataset, or what the LLM reached that was trained at its side.
 
     Attributes:
-        records (dict): the finished cell's record for each seed.
-        users (dict): for each seed what is known of every test user (arrays ``[n_users]``), metrics included.
+        llm: whether it is the LLM's.
+        records: the finished cell's record for each seed.
+        users: for each seed what is known of every test user (arrays ``[n_users]``), metrics included.
+
+    >>> users = {"user": np.array([1, 2]), "llm/ndcg@10": np.array([0.0, 1.0])}
+    >>> result = VariantResult("ml-100k", "mutual", llm=True, users={2020: users})
+    >>> result.name, result.means("ndcg@10")
+    ('mutual · LLM', [0.5])
     """
 
     dataset: str
     variant: str
     llm: bool
-    records: dict = field(default_factory=dict)
-    users: dict = field(default_factory=dict)
+    records: dict[int, Record] = field(default_factory=dict)
+    users: dict[int, dict[str, Array]] = field(default_factory=dict)
 
     @property
-    def name(self):
+    def name(self) -> str:
+        """How tables and plots call it."""
         return f"{self.variant} · LLM" if self.llm else self.variant
 
-    def tested(self, metric):
+    def tested(self, metric: str) -> dict[int, UserValues]:
         """For each seed the pair (user ids, values) of :mod:`.statistics`."""
         name = f"{LLM}{metric}" if self.llm else metric
         return {seed: (users["user"], users[name]) for seed, users in self.users.items()}
 
-    def means(self, metric):
+    def means(self, metric: str) -> list[float]:
         """The metric's mean over the users for each seed, in the order of the seeds."""
         return [float(np.mean(values, dtype=np.float64)) for _, values in self.tested(metric).values()]
 
-    def valid(self, metric):
+    def valid(self, metric: str) -> list[float | None]:
         """The best validation result for each seed."""
         results = [record["llm"] if self.llm else record for record in self.records.values()]
         return [(result["best_valid_result"] or {}).get(metric) for result in results]
 
-    def cost(self, key):
+    def cost(self, key: str) -> list[float | None]:
         """A cost for each seed; the LLM's is contained in its variant's."""
         return [] if self.llm else [record["cost"][key] for record in self.records.values()]
 
 
-def arms(cells, records, out):
-    """The arms of the finished cells, in the order of the cells."""
-    found = {}
+def variant_results(cells: Sequence[Cell], records: Sequence[Record], store: CellStore) -> list[VariantResult]:
+    """The results of the finished cells, in the order of the cells."""
+    results: dict[tuple[str, str, bool], VariantResult] = {}
     for cell, record in zip(cells, records, strict=True):
         if record["status"] != "finished":
             continue
-        users = values_per_user(out, cell)
+        users = store.values(cell.name)
         for llm in (False, True) if any(name.startswith(LLM) for name in users) else (False,):
-            arm = found.setdefault((cell.dataset, cell.variant, llm), Arm(cell.dataset, cell.variant, llm))
-            arm.records[cell.seed], arm.users[cell.seed] = record, users
-    return list(found.values())
+            place = (cell.dataset, cell.variant, llm)
+            result = results.setdefault(place, VariantResult(*place))
+            result.records[cell.seed], result.users[cell.seed] = record, users
+    return list(results.values())
 
 
-def rows(found, metrics):
-    """One row for each arm, every figure a ``Spread`` over the seeds; the validation figure is the first metric's."""
+def result_rows(results: Iterable[VariantResult], metrics: Sequence[str]) -> list[Row]:
+    """One row for each result: every figure a ``Spread`` over the seeds, the validation figure the first metric's."""
     return [
         {
-            "dataset": arm.dataset,
-            "variant": arm.name,
-            "seeds": len(arm.records),
-            **{metric: spread(arm.means(metric)) for metric in metrics},
-            "valid": spread(arm.valid(metrics[0])),
-            "train_seconds": spread(arm.cost("train_seconds")),
-            "serving_seconds": spread(value * 1e-6 for value in arm.cost("serving_microseconds")),
-            "peak_bytes": spread(arm.cost("peak_bytes")),
+            "dataset": result.dataset,
+            "variant": result.name,
+            "seeds": len(result.records),
+            **{metric: spread(result.means(metric)) for metric in metrics},
+            "valid": spread(result.valid(metrics[0])),
+            "train_seconds": spread(result.cost("train_seconds")),
+            "serving_seconds": spread(us * 1e-6 for us in result.cost("serving_microseconds") if us is not None),
+            "peak_bytes": spread(result.cost("peak_bytes")),
         }
-        for arm in found
+        for result in results
     ]
 
 
-def reference(arm, found, baseline):
-    """The arm that ``arm`` is compared with: the baseline's, an LLM with the baseline's LLM where there is one."""
-    on_side = [other for other in found if other.dataset == arm.dataset and other.variant == baseline]
-    same = [other for other in on_side if other.llm == arm.llm]
-    return next(iter(same or on_side), None)
+def reference_of(result: VariantResult, results: Iterable[VariantResult], baseline: str) -> VariantResult | None:
+    """What ``result`` is compared with: the baseline's, an LLM with the baseline's LLM where there is one."""
+    candidates = [other for other in results if other.dataset == result.dataset and other.variant == baseline]
+    same_side = [other for other in candidates if other.llm == result.llm]
+    return next(iter(same_side or candidates), None)
 
 
-def differences(found, baseline, metrics):
-    """The difference of every arm to its reference in every metric, with the tests of :mod:`.statistics`.
+def differences(results: Sequence[VariantResult], baseline: str, metrics: Iterable[str]) -> list[Row]:
+    """The difference of every result to its reference in every metric, with the tests of :mod:`.statistics`.
 
-    ``p_users`` and ``p_seeds`` are corrected (Holm) for the number of arms compared in the same metric.
+    ``p_users`` and ``p_seeds`` are corrected (Holm) for the number of results compared in the same metric.
     """
     rows = []
     for metric in metrics:
-        family = [
-            _difference(arm, other, metric)
-            for arm in found
-            if (other := reference(arm, found, baseline)) not in (None, arm)
-        ]
+        family = []
+        for result in results:
+            reference = reference_of(result, results, baseline)
+            if reference is not None and reference is not result:
+                family.append(_difference(result, reference, metric))
         for test in ("users", "seeds"):
             adjusted = statistics.holm([row[f"p_{test}_uncorrected"] for row in family])
             for row, p in zip(family, adjusted, strict=True):
@@ -108,17 +125,17 @@ def differences(found, baseline, metrics):
     return rows
 
 
-def _difference(arm, other, metric):
-    ours, theirs = arm.tested(metric), other.tested(metric)
-    if len(_vocabularies([arm, other])) > 1:  # one's user 7 is not the other's
+def _difference(result: VariantResult, reference: VariantResult, metric: str) -> Row:
+    ours, theirs = result.tested(metric), reference.tested(metric)
+    if len(_vocabularies([result, reference])) > 1:  # one's user 7 is not the other's
         ours = {}
     by_user = statistics.user_differences(ours, theirs)
     by_seed = statistics.seed_differences(ours, theirs)
-    base = np.mean([other.means(metric)[list(theirs).index(seed)] for seed in theirs if seed in ours] or [np.nan])
+    base = np.mean([reference.means(metric)[list(theirs).index(seed)] for seed in theirs if seed in ours] or [np.nan])
     return {
-        "dataset": arm.dataset,
-        "variant": arm.name,
-        "reference": other.name,
+        "dataset": result.dataset,
+        "variant": result.name,
+        "reference": reference.name,
         "metric": metric,
         "difference": float(by_seed.mean()) if len(by_seed) else None,
         "relative": float(by_seed.mean() / base) if len(by_seed) and base else None,
@@ -129,65 +146,78 @@ def _difference(arm, other, metric):
     }
 
 
-def breakdown(found, metric, key, zero=None):
-    """The metric for groups of test users, by ``history`` or ``popularity``: one dict per dataset, arm and group."""
+def breakdown(results: Sequence[VariantResult], metric: str, key: str, zeros: str | None = None) -> list[Row]:
+    """The metric for groups of test users, by ``history`` or ``popularity``: one row per dataset, result and group."""
     rows = []
-    for dataset in dict.fromkeys(arm.dataset for arm in found):
-        on_it = [arm for arm in found if arm.dataset == dataset]
-        known = next(iter(on_it[0].users.values()))  # the same users are grouped in every arm
-        for group, members in statistics.groups(known[key], GROUPS, zero):
+    for on_dataset in by_dataset(results).values():
+        known = next(iter(on_dataset[0].users.values()))  # the same users are grouped in every result
+        for group, members in statistics.groups_of_like_size(known[key], GROUPS, zeros):
             ids = known["user"][members]
-            for arm in on_it:
-                inside = [values[np.isin(users, ids)] for users, values in arm.tested(metric).values()]
+            for result in on_dataset:
+                values_of_group = [values[np.isin(users, ids)] for users, values in result.tested(metric).values()]
                 rows.append(
                     {
-                        "dataset": dataset,
-                        "variant": arm.name,
+                        "dataset": result.dataset,
+                        "variant": result.name,
                         key: group,
                         "users": len(ids),
-                        metric: spread(float(np.mean(values)) for values in inside if len(values)),
+                        metric: spread(float(np.mean(values)) for values in values_of_group if len(values)),
                     }
                 )
     return rows
 
 
-def notes(cells, records, found, mask_history):
-    """What a reader must know to judge the figures: failures, and where the arms were not measured alike."""
-    said = []
+def notes(
+    cells: Sequence[Cell], records: Sequence[Record], results: Sequence[VariantResult], mask_history: bool
+) -> list[str]:
+    """What a reader must know to read the figures: failures, and where the variants were not measured alike."""
+    sentences = []
     if mask_history:
-        said.append(
+        sentences.append(
             "There are models in the list that are no sequential ones: the items of a user's history were left out of "
             "the ranking of every model, as RecBole does for general models alone."
         )
     for cell, record in zip(cells, records, strict=True):
         if record["status"] == "failed":
-            reason = record["error"][-1] if record["error"] else f"exit status {record['exit_status']}"
-            said.append(f"Failed: {cell.dataset}, {cell.variant}, seed {cell.seed}: {reason}")
-    for dataset in dict.fromkeys(arm.dataset for arm in found):
-        on_it = [arm for arm in found if arm.dataset == dataset]
-        if len(_vocabularies(on_it)) > 1:
-            said.append(
-                f"{dataset}: the variants do not have the same users and items (load_col or filters differ); those "
-                "that differ are not compared."
-            )
-        elif len({_split(users) for arm in on_it for users in arm.users.values()}) > 1:
-            said.append(
-                f"{dataset}: not all variants are tested on the same users (sequential models have no test for users "
-                "with fewer than three interactions). Differences and tests are those of the users in common; set "
-                'user_inter_num_interval: "[3,inf)" to make the means comparable too.'
-            )
-    if any(record["cost"]["train_seconds"] is None for arm in found for record in arm.records.values()):
-        said.append("Training seconds leave out the cells that were interrupted and went on later.")
-    commits = {record["commit"] for arm in found for record in arm.records.values()}
+            sentences.append(f"Failed: {cell.dataset}, {cell.variant}, seed {cell.seed}: {failure(record)}")
+    sentences += filter(None, (_note_on_users(*entry) for entry in by_dataset(results).items()))
+    finished = [record for result in results for record in result.records.values()]
+    if any(record["cost"]["train_seconds"] is None for record in finished):
+        sentences.append("Training seconds leave out the cells that were interrupted and went on later.")
+    commits = {record["commit"] for record in finished}
     if len(commits) > 1:
-        said.append(f"The cells were run at different commits: {', '.join(sorted(commits))}.")
-    return said
+        sentences.append(f"The cells were run at different commits: {', '.join(sorted(commits))}.")
+    return sentences
 
 
-def _vocabularies(arms):
-    return {record["data"]["vocabulary"] for arm in arms for record in arm.records.values()}
+def _note_on_users(dataset: str, results: Sequence[VariantResult]) -> str:
+    if len(_vocabularies(results)) > 1:
+        return (
+            f"{dataset}: the variants do not have the same users and items (load_col or filters differ); those "
+            "that differ are not compared."
+        )
+    if len({_test_pairs(users) for result in results for users in result.users.values()}) > 1:
+        return (
+            f"{dataset}: not all variants are tested on the same users (sequential models have no test for users "
+            "with fewer than three interactions). Differences and tests are those of the users in common; set "
+            'user_inter_num_interval: "[3,inf)" to make the means comparable too.'
+        )
+    return ""
 
 
-def _split(users):
+def by_dataset(results: Iterable[VariantResult]) -> dict[str, list[VariantResult]]:
+    """The results on each dataset, in their order."""
+    datasets: dict[str, list[VariantResult]] = {}
+    for result in results:
+        datasets.setdefault(result.dataset, []).append(result)
+    return datasets
+
+
+def _vocabularies(results: Iterable[VariantResult]) -> set[str]:
+    return {record["data"]["vocabulary"] for result in results for record in result.records.values()}
+
+
+def _test_pairs(users: dict[str, Array]) -> tuple[bytes, bytes]:
+    """The users and their targets as something that can be compared."""
     order = np.argsort(users["user"])
     return users["user"][order].tobytes(), users["target"][order].tobytes()

@@ -1,10 +1,16 @@
 """The tables of a comparison: their columns, and the flat rows of the CSV file."""
 
-from recbole_llmd.report.table import Column, count, mebibytes, metric, number, seconds
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recbole_llmd.comparison.summary import Row
+from recbole_llmd.report.table import Column, Spread, count, mebibytes, metric, number, seconds
 
 
-def row_columns(metrics):
-    """The columns of the table of arms; metrics as mean ± standard deviation over the seeds."""
+def row_columns(metrics: Sequence[str]) -> list[Column]:
+    """The columns of the table of results; metrics as mean ± standard deviation over the seeds."""
     return [
         Column("dataset", "dataset"),
         Column("variant", "variant"),
@@ -17,7 +23,7 @@ def row_columns(metrics):
     ]
 
 
-def difference_columns():
+def difference_columns() -> list[Column]:
     """The columns of the table of differences."""
     return [
         Column("dataset", "dataset"),
@@ -33,22 +39,26 @@ def difference_columns():
     ]
 
 
-def label(name):
-    """RecBole's ``ndcg@10`` as it is written: NDCG@10, Recall@10."""
+def label(name: str) -> str:
+    """RecBole's name of a metric as it is written.
+
+    >>> label("ndcg@10"), label("recall@5")
+    ('NDCG@10', 'Recall@5')
+    """
     metric_name, _, k = name.partition("@")
     return f"{metric_name.upper() if metric_name in ('ndcg', 'mrr', 'map') else metric_name.title()}@{k}"
 
 
-def flat_rows(figures):
-    """One row for each arm and figure, with the difference to the baseline where there is one."""
+def flat_rows(figures: Mapping[str, Any]) -> list[Row]:
+    """One row for each result and figure, with the difference to the baseline where there is one."""
     compared = {(row["dataset"], row["variant"], row["metric"]): row for row in figures["differences"]}
     flat = []
     for row in figures["rows"]:
         for key, value in row.items():
-            if not hasattr(value, "mean"):
+            if not isinstance(value, Spread):
                 continue
-            about = compared.get((row["dataset"], row["variant"], key), {})
-            more = {name: entry for name, entry in about.items() if name not in ("dataset", "variant", "metric")}
+            difference = compared.get((row["dataset"], row["variant"], key), {})
+            more = {name: entry for name, entry in difference.items() if name not in ("dataset", "variant", "metric")}
             names = {"dataset": row["dataset"], "variant": row["variant"], "figure": key}
             flat.append({**names, "mean": value.mean, "sd": value.sd, "n": value.n, **more})
     return flat

@@ -97,33 +97,3 @@ class TimedFingerprint:
         text = fingerprint(X, B)
         self.seconds += perf_counter() - before
         return text
-
-
-class PeakMemory:
-    """``.bytes``: the highest memory of the process in a ``with`` block above that at its start (Linux; else None).
-
-    >>> with PeakMemory() as memory:
-    ...     ones = np.ones(1000)
-    >>> memory.bytes is None or memory.bytes >= 0
-    True
-    """
-
-    def __enter__(self) -> PeakMemory:
-        self.bytes: int | None = None
-        self._before: int | None = None
-        try:
-            with open("/proc/self/clear_refs", "w") as file:
-                file.write("5")  # resets VmHWM to VmRSS
-            self._before = self._read("VmRSS")
-        except OSError:
-            pass
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._before is not None:
-            self.bytes = max(0, self._read("VmHWM") - self._before)
-
-    @staticmethod
-    def _read(name: str) -> int:
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))

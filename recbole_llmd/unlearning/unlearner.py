@@ -12,13 +12,14 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from recbole_llmd import registry
 from recbole_llmd.data.identity import DataIdentity
 from recbole_llmd.errors import MappingMismatch, RequestError, SettingsError
+from recbole_llmd.process_memory import PeakMemory
 from recbole_llmd.unlearning import checkpoint
 from recbole_llmd.unlearning.identifiers import Identifiers
-from recbole_llmd.unlearning.mapping import mapping_of
 from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, MappingMatrix, padded
-from recbole_llmd.unlearning.receipt import PeakMemory, Receipt, TimedFingerprint
+from recbole_llmd.unlearning.receipt import Receipt, TimedFingerprint
 from recbole_llmd.unlearning.request import Request
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Unlearner:
             raise SettingsError(f"mode = {mode!r}: expected one of " + ", ".join(map(repr, MODES)) + ".")
         self.model, self.mode, self.tolerance, self.hashes = model, mode, tolerance, hashes
         self.name = type(model).__name__
-        self.mapping = mapping_of(self.name)
+        self.mapping = registry.mapping_module(self.name)
         dataset = source if hasattr(source, "inter_matrix") else None
         self.config = source if dataset is None else source.config
         self.params = {key: self.config[key] for key in self.mapping.PARAMETERS}

@@ -33,11 +33,11 @@ def raw():
 
 def _histories(loader):
     """For every user of an evaluation loader: the items hidden from the ranking, and the target."""
-    found = {}
+    histories = {}
     for interaction, (row, item), _, target in loader:
         for place, user in enumerate(interaction["user_id"].tolist()):
-            found[user] = (set(item[row == place].tolist()), target[place].item())
-    return found
+            histories[user] = (set(item[row == place].tolist()), target[place].item())
+    return histories
 
 
 def test_hidden_histories_are_those_that_recbole_hides_from_general_models(loaders):
@@ -73,7 +73,7 @@ def test_facts_of_the_test_users_against_the_raw_file(loaders, raw, model, least
 
 
 def test_values_per_user_are_those_of_a_naive_ranking(loaders):
-    config, (train, valid, test), model = loaders("SASRec")
+    config, (train, _, test), model = loaders("SASRec")
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.3)
@@ -81,10 +81,10 @@ def test_values_per_user_are_those_of_a_naive_ranking(loaders):
     trainer.eval_collector.data_collect(train)
     with cell_metrics.values_per_user(trainer.evaluator) as values:
         result = trainer.evaluate(test, load_best_model=False)
-    rows = test.dataset.inter_feat
+    samples = test.dataset.inter_feat
     with torch.no_grad():
-        scores = model.full_sort_predict(rows.to(model.device))[:, 1:]
-    target = scores.gather(1, rows["item_id"].unsqueeze(1) - 1)
+        scores = model.full_sort_predict(samples.to(model.device))[:, 1:]
+    target = scores.gather(1, samples["item_id"].unsqueeze(1) - 1)
     rank = 1 + (scores > target).sum(1).numpy()
     assert 0 < (rank <= 10).mean() < 1
     assert values["recall@10"] == pytest.approx((rank <= 10).astype(float))

@@ -1,19 +1,19 @@
 """What is compared: the command line, experiment files, and what is refused before anything runs."""
 
-import argparse
 from pathlib import Path
 
 import pytest
 
-from recbole_llmd.comparison.experiment import EVAL_ARGS, Experiment, from_arguments, read_seeds
+from recbole_llmd.comparison.command import command_line
+from recbole_llmd.comparison.experiment import EVAL_ARGS, Experiment, make_experiment
+from recbole_llmd.comparison.experiment_file import list_seeds
 from recbole_llmd.errors import SettingsError
 
 REPO = Path(__file__).resolve().parents[2]
-ARGUMENTS = ("models", "dataset", "seeds", "baseline", "experiment", "config_files", "out")
 
 
 def _experiment(settings=None, **given):
-    return from_arguments(argparse.Namespace(**{name: given.get(name) for name in ARGUMENTS}), settings or {})
+    return make_experiment(settings=settings, **given)
 
 
 def _cells(experiment):
@@ -36,16 +36,24 @@ def file(workdir):
 
 @pytest.mark.parametrize(
     "given, seeds",
-    [(3, [2020, 2021, 2022]), ("2", [2020, 2021]), ("7,5", [7, 5]), ("2020,", [2020]), ([4], [4]), ("[1, 2]", [1, 2])],
+    [
+        (3, [2020, 2021, 2022]),
+        ("2", [2020, 2021]),
+        ("7,5", [7, 5]),
+        ("2020,", [2020]),
+        ([4], [4]),
+        ((4, 6), [4, 6]),
+        ("[1, 2]", [1, 2]),
+    ],
 )
 def test_seeds(given, seeds):
-    assert read_seeds(given) == seeds
+    assert list_seeds(given) == seeds
 
 
 @pytest.mark.parametrize("given", ["2020", "0", "x", "1,1", [], "1.5"])
 def test_bad_seeds(given):
-    with pytest.raises(SettingsError, match="seeds = .*number of seeds"):
-        read_seeds(given)
+    with pytest.raises(SettingsError, match=r"seeds = .*number of seeds"):
+        list_seeds(given)
 
 
 def test_settings_of_file_dataset_variant_and_command_line(file):
@@ -63,12 +71,20 @@ def test_settings_of_file_dataset_variant_and_command_line(file):
     )
 
 
+def test_names_are_a_list_or_have_commas_between_them():
+    as_text = _cells(_experiment(models="SASRec,BPR", datasets="ml-100k", seeds="2020,2022"))
+    as_list = _cells(_experiment(models=["SASRec", "BPR"], datasets=["ml-100k"], seeds=[2020, 2022]))
+    assert [cell.name for cell in as_text.values()] == [cell.name for cell in as_list.values()] and len(as_text) == 4
+
+
 def test_keys_follow_what_changes_the_result(file):
-    base = _cells(_experiment(experiment=file, dataset="ml-100k"))
+    base = _cells(_experiment(experiment=file, datasets="ml-100k"))
     assert len({cell.key for cell in base.values()}) == 6
-    elsewhere = _cells(_experiment({"show_progress": "True", "llm_cache_dir": "x"}, experiment=file, dataset="ml-100k"))
+    elsewhere = _cells(
+        _experiment({"show_progress": "True", "llm_cache_dir": "x"}, experiment=file, datasets="ml-100k")
+    )
     assert [cell.key for cell in elsewhere.values()] == [cell.key for cell in base.values()]
-    changed = _cells(_experiment({"crm_warmup_epochs": "3"}, experiment=file, dataset="ml-100k"))
+    changed = _cells(_experiment({"crm_warmup_epochs": "3"}, experiment=file, datasets="ml-100k"))
     differ = {
         variant for (_, variant, _), cell in changed.items() if cell.key != base["ml-100k", variant, cell.seed].key
     }
@@ -76,8 +92,8 @@ def test_keys_follow_what_changes_the_result(file):
 
 
 def test_the_history_is_hidden_from_all_models_as_soon_as_one_is_not_sequential():
-    sequential = _cells(_experiment(models="SASRec,GRU4Rec", dataset="ml-100k"))
-    mixed = _cells(_experiment(models="SASRec,EASE", dataset="ml-100k"))
+    sequential = _cells(_experiment(models="SASRec,GRU4Rec", datasets="ml-100k"))
+    mixed = _cells(_experiment(models="SASRec,EASE", datasets="ml-100k"))
     assert not any(cell.mask_history for cell in sequential.values())
     assert all(cell.mask_history for cell in mixed.values())
     assert sequential["ml-100k", "SASRec", 2020].key != mixed["ml-100k", "SASRec", 2020].key
@@ -85,12 +101,12 @@ def test_the_history_is_hidden_from_all_models_as_soon_as_one_is_not_sequential(
 
 def test_columns_and_baseline():
     experiment = _experiment({"metrics": "['Recall', 'NDCG']", "topk": "[5, 10]", "valid_metric": "NDCG@10"},
-                             models="BPR,EASE", dataset="ml-100k")  # fmt: skip
+                             models="BPR,EASE", datasets="ml-100k")  # fmt: skip
     experiment.cells()
     assert experiment.metrics == ["ndcg@10", "recall@5", "recall@10", "ndcg@5"] and experiment.baseline == "BPR"
     one_for_all_users = {"metrics": "['ItemCoverage']", "valid_metric": "ItemCoverage@10"}
     with pytest.raises(SettingsError, match="none of them has a value for each user"):
-        _experiment(one_for_all_users, models="BPR", dataset="ml-100k").cells()
+        _experiment(one_for_all_users, models="BPR", datasets="ml-100k").cells()
 
 
 @pytest.mark.parametrize(
@@ -125,12 +141,12 @@ def test_bad_experiment_files_are_refused_before_anything_runs(text, message, wo
     "given, settings, message",
     [
         ({"models": "BPR"}, {}, "needs --models and --dataset"),
-        ({"models": "BPR,BPR", "dataset": "tiny"}, {}, "different names"),
-        ({"models": "BPR,IMCorrect", "dataset": "tiny"}, {}, "name the model that it corrects"),
-        ({"models": "BPR", "dataset": "tiny", "experiment": "x"}, {}, "Give one of them"),
+        ({"models": "BPR,BPR", "datasets": "tiny"}, {}, "different names"),
+        ({"models": "BPR,IMCorrect", "datasets": "tiny"}, {}, "name the model that it corrects"),
+        ({"models": "BPR", "datasets": "tiny", "experiment": "x"}, {}, "Give one of them"),
         ({"experiment": "no.yaml"}, {}, "there is no such file"),
-        ({"models": "BPR", "dataset": "tiny", "config_files": "no.yaml"}, {}, "there is no file 'no.yaml'"),
-        ({"models": "BPR", "dataset": "tiny"}, {"eval_args": "{}"}, "last interaction, for all models"),
+        ({"models": "BPR", "datasets": "tiny", "config_files": ["no.yaml"]}, {}, "there is no file 'no.yaml'"),
+        ({"models": "BPR", "datasets": "tiny"}, {"eval_args": "{}"}, "last interaction, for all models"),
     ],
 )
 def test_bad_command_lines(given, settings, message):
@@ -144,3 +160,11 @@ def test_bad_command_lines(given, settings, message):
 def test_the_experiment_files_of_the_package_are_valid(path):
     experiment = _experiment({"data_path": str(REPO / "dataset")}, experiment=str(path))
     assert isinstance(experiment, Experiment) and experiment.cells()
+
+
+@pytest.mark.parametrize("seeds, written", [(5, "5"), ([2020], "2020,"), ((7, 9), "7,9"), ("2020,", "2020,")])
+def test_the_command_line_of_a_call_asks_for_the_same(seeds, written):
+    options = {"models": ["SASRec", "BPR"], "dataset": "a b", "seeds": seeds, "out": Path("x"), "baseline": None}
+    line = command_line(options)
+    assert line == f"recbole-llmd compare --models=SASRec,BPR '--dataset=a b' --seeds={written} --out=x"
+    assert list_seeds(written) == list_seeds(seeds)

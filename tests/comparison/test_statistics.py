@@ -1,11 +1,19 @@
 """The statistics of a comparison against SciPy, pandas and cases worked out by hand."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from recbole_llmd.comparison.statistics import groups, holm, paired_test, seed_differences, user_differences
+from recbole_llmd.comparison.statistics import (
+    groups_of_like_size,
+    holm,
+    paired_test,
+    seed_differences,
+    user_differences,
+)
 
 
 def test_paired_test_is_scipys_on_the_two_samples():
@@ -50,25 +58,28 @@ def test_holm_by_hand():
 def test_holm_keeps_false_findings_below_the_level():
     """Twenty tests of nothing, 1,000 times: at least one finding at 5% in at most 5% of the times."""
     p = np.random.default_rng(1).random((1000, 20))
-    found = np.mean([min(holm(list(row))) < 0.05 for row in p])
-    assert found < 0.07 and np.mean((p < 0.05).any(axis=1)) > 0.5
+    share_with_finding = np.mean([min(holm(list(row))) < 0.05 for row in p])
+    assert share_with_finding < 0.07 and np.mean((p < 0.05).any(axis=1)) > 0.5
 
 
 def test_groups_are_of_like_size_in_order_and_keep_equals_together():
     values = np.random.default_rng(2).integers(1, 101, 1000)
-    found = groups(values, 4)
-    assert len(found) == 4 and np.sum([members for _, members in found], axis=0).tolist() == [1] * 1000
-    assert all(200 < members.sum() < 300 for _, members in found)
-    for (name, members), (_, after) in zip(found, found[1:], strict=False):
+    groups = groups_of_like_size(values, 4)
+    assert len(groups) == 4 and np.sum([members for _, members in groups], axis=0).tolist() == [1] * 1000
+    assert all(200 < members.sum() < 300 for _, members in groups)
+    for (name, members), (_, after) in itertools.pairwise(groups):
         assert values[members].max() < values[after].min()
         assert name == f"{values[members].min()}–{values[members].max()}"
 
 
 def test_groups_of_few_numbers_and_of_zeros():
-    assert [(name, members.sum()) for name, members in groups([1] * 6 + [7, 8], 4)] == [("1", 6), ("7–8", 2)]
-    named = groups([0, 5, 0, 5], 4, zero="never")
+    assert [(name, members.sum()) for name, members in groups_of_like_size([1] * 6 + [7, 8], 4)] == [
+        ("1", 6),
+        ("7–8", 2),
+    ]
+    named = groups_of_like_size([0, 5, 0, 5], 4, zeros="never")
     assert [(name, members.tolist()) for name, members in named] == [
         ("never", [True, False, True, False]),
         ("5", [False, True, False, True]),
     ]
-    assert [name for name, _ in groups([0, 0], 4, zero="never")] == ["never"]
+    assert [name for name, _ in groups_of_like_size([0, 0], 4, zeros="never")] == ["never"]

@@ -8,7 +8,7 @@ from scipy import stats
 
 from recbole_llmd.comparison import summary
 from recbole_llmd.comparison.experiment import Cell
-from recbole_llmd.comparison.runner import _time_left, duration
+from recbole_llmd.comparison.runner import duration, time_left
 
 USERS = np.arange(1, 41)
 
@@ -26,11 +26,11 @@ def _record(vocabulary="v", seconds=10.0):
     }
 
 
-def _arm(variant, values, llm=False, users=USERS, **record):
+def _result(variant, values, llm=False, users=USERS, **record):
     """``values``: for each seed an array ``[n_users]``."""
     known = {"user": users, "target": users, "history": users, "popularity": np.maximum(users - 10, 0)}
     name = "llm/ndcg@10" if llm else "ndcg@10"
-    return summary.Arm(
+    return summary.VariantResult(
         "d", variant, llm, {s: _record(**record) for s in values}, {s: {**known, name: v} for s, v in values.items()}
     )
 
@@ -43,8 +43,10 @@ def values():
     }
 
 
-def test_rows(values):
-    served, side = summary.rows([_arm("a", values["a"], seconds=None), _arm("a", values["a"], llm=True)], ["ndcg@10"])
+def test_result_rows(values):
+    served, side = summary.result_rows(
+        [_result("a", values["a"], seconds=None), _result("a", values["a"], llm=True)], ["ndcg@10"]
+    )
     means = [np.mean(v) for v in values["a"].values()]
     assert served["ndcg@10"] == pytest.approx((np.mean(means), np.std(means, ddof=1), 3))
     assert served["train_seconds"].mean is None and served["serving_seconds"].mean == pytest.approx(5e-6)
@@ -53,8 +55,8 @@ def test_rows(values):
 
 
 def test_differences_are_tested_paired_and_corrected(values):
-    found = [_arm("a", values["a"]), _arm("b", values["b"]), _arm("c", values["c"])]
-    rows = {row["variant"]: row for row in summary.differences(found, "a", ["ndcg@10"])}
+    results = [_result("a", values["a"]), _result("b", values["b"]), _result("c", values["c"])]
+    rows = {row["variant"]: row for row in summary.differences(results, "a", ["ndcg@10"])}
     assert list(rows) == ["b", "c"]
     raw = {}
     for name, row in rows.items():
@@ -70,33 +72,35 @@ def test_differences_are_tested_paired_and_corrected(values):
 
 
 def test_an_llm_is_compared_with_the_baselines_llm_where_there_is_one(values):
-    base, base_llm = _arm("a", values["a"]), _arm("a", values["b"], llm=True)
-    other, other_llm = _arm("b", values["b"]), _arm("b", values["c"], llm=True)
-    found = [base, base_llm, other, other_llm]
-    assert [summary.reference(arm, found, "a") for arm in found] == [base, base_llm, base, base_llm]
-    assert summary.reference(other_llm, [base, other, other_llm], "a") is base
-    assert [row["reference"] for row in summary.differences(found, "a", ["ndcg@10"])] == ["a", "a · LLM"]
+    base, base_llm = _result("a", values["a"]), _result("a", values["b"], llm=True)
+    other, other_llm = _result("b", values["b"]), _result("b", values["c"], llm=True)
+    results = [base, base_llm, other, other_llm]
+    assert [summary.reference_of(result, results, "a") for result in results] == [base, base_llm, base, base_llm]
+    assert summary.reference_of(other_llm, [base, other, other_llm], "a") is base
+    assert [row["reference"] for row in summary.differences(results, "a", ["ndcg@10"])] == ["a", "a · LLM"]
 
 
 def test_what_was_measured_on_other_data_is_not_compared(values):
-    found = [_arm("a", values["a"]), _arm("b", values["b"], vocabulary="w")]
-    (row,) = summary.differences(found, "a", ["ndcg@10"])
+    results = [_result("a", values["a"]), _result("b", values["b"], vocabulary="w")]
+    (row,) = summary.differences(results, "a", ["ndcg@10"])
     assert row["difference"] is None and row["p_users"] is None
-    assert ["same users and items" in note for note in summary.notes([], [], found, False)] == [True]
+    assert ["same users and items" in note for note in summary.notes([], [], results, False)] == [True]
 
 
 def test_users_that_only_some_are_tested_on_are_told_and_left_out(values):
     fewer = {seed: v[:30] for seed, v in values["b"].items()}
-    found = [_arm("a", values["a"]), _arm("b", fewer, users=USERS[:30])]
-    (row,) = summary.differences(found, "a", ["ndcg@10"])
+    results = [_result("a", values["a"]), _result("b", fewer, users=USERS[:30])]
+    (row,) = summary.differences(results, "a", ["ndcg@10"])
     expected = np.mean([fewer[s] - values["a"][s][:30] for s in fewer])
     assert row["users"] == 30 and row["difference"] == pytest.approx(expected)
-    assert ["not all variants are tested on the same users" in n for n in summary.notes([], [], found, False)] == [True]
+    assert ["not all variants are tested on the same users" in n for n in summary.notes([], [], results, False)] == [
+        True
+    ]
 
 
 def test_breakdown_by_popularity(values):
-    found = [_arm("a", values["a"]), _arm("b", values["b"])]
-    rows = summary.breakdown(found, "ndcg@10", "popularity", summary.NEVER)
+    results = [_result("a", values["a"]), _result("b", values["b"])]
+    rows = summary.breakdown(results, "ndcg@10", "popularity", summary.NEVER)
     cold = [row for row in rows if row["popularity"] == summary.NEVER]
     assert [(row["variant"], row["users"]) for row in cold] == [("a", 10), ("b", 10)]
     expected = [np.mean(v[:10]) for v in values["b"].values()]
@@ -107,9 +111,9 @@ def test_breakdown_by_popularity(values):
 def test_notes_of_failures_interruptions_and_commits(values):
     cell = Cell("d", "b", "BPR", 7, {}, [], False, "k")
     failed = {**_record(), "status": "failed", "error": ["x", "ValueError: y"]}
-    arm = _arm("a", values["a"], seconds=None)
-    arm.records[2]["commit"] = "e"
-    notes = summary.notes([cell, cell], [failed, _record()], [arm], False)
+    result = _result("a", values["a"], seconds=None)
+    result.records[2]["commit"] = "e"
+    notes = summary.notes([cell, cell], [failed, _record()], [result], False)
     assert notes[0] == "Failed: d, b, seed 7: ValueError: y"
     assert "leave out the cells that were interrupted" in notes[1] and notes[2].endswith("different commits: c, e.")
 
@@ -117,7 +121,7 @@ def test_notes_of_failures_interruptions_and_commits(values):
 def test_the_time_left_is_that_of_finished_cells_of_the_same_variant():
     a, b = (Cell("d", name, "BPR", 1, {}, [], False, "k") for name in "ab")
     again = [dataclasses.replace(cell, seed=2) for cell in (a, b)]
-    assert _time_left([a, b], {}) == ""
-    assert _time_left([b, *again], {a: _record(seconds=100.0)}) == "; at least 2 min left"
-    assert _time_left(again, {a: _record(seconds=3600.0), b: _record(seconds=7200.0)}) == "; about 3 h 0 min left"
+    assert time_left([a, b], {}) == ""
+    assert time_left([b, *again], {a: _record(seconds=100.0)}) == "; at least 2 min left"
+    assert time_left(again, {a: _record(seconds=3600.0), b: _record(seconds=7200.0)}) == "; about 3 h 0 min left"
     assert (duration(30.4), duration(5400)) == ("30 s", "1 h 30 min")

@@ -15,6 +15,7 @@ from recbole.quick_start import run_recbole
 
 from recbole_llmd.cli import main
 from recbole_llmd.comparison import cell, runner
+from recbole_llmd.comparison.command import compare
 from recbole_llmd.comparison.experiment import EVAL_ARGS
 from recbole_llmd.trainer.side_trainer import SideTrainer
 from tests.helpers.pages import data_of
@@ -97,7 +98,7 @@ def test_a_whole_comparison(ran, options, capsys):
     assert mutual["cost"]["train_seconds"] > mutual["cost"]["shared_warmup_seconds"]
     assert records["Pop", 2020]["mask_history"] and mutual["mask_history"]
     epochs = {name: record["distillation"]["CRM"] for name, record in (("alone", alone), ("mutual", mutual))}
-    warm = [[e["valid"] for e in found if e["label"].startswith("warm-up")] for found in epochs.values()]
+    warm = [[e["valid"] for e in entries if e["label"].startswith("warm-up")] for entries in epochs.values()]
     assert warm[0] == warm[1] and len(warm[0]) == 2
     taught = epochs["mutual"][-1]
     assert taught["weight quantiles"] == sorted(taught["weight quantiles"]) and len(taught["weight quantiles"]) == 5
@@ -144,23 +145,73 @@ def test_an_interrupted_cell_goes_on_where_it_was(ran, options, monkeypatch):
     assert main(arguments) == 0
     expected = _records()["mutual", 2020]
     os.rename("out", "whole")
-    train_epoch = SideTrainer._train_epoch
+    evaluate = SideTrainer.evaluate
 
     def interrupted(self, *args, **kwargs):
-        if self.label.startswith("round 1, CRM"):
+        if self.label.startswith("round 1, CRM"):  # its first validation: nothing of the round is saved yet
             raise RuntimeError("interrupted")
-        return train_epoch(self, *args, **kwargs)
+        return evaluate(self, *args, **kwargs)
 
-    monkeypatch.setattr(SideTrainer, "_train_epoch", interrupted)
+    monkeypatch.setattr(SideTrainer, "evaluate", interrupted)
     assert main(arguments) == 1
     failed = _records()["mutual", 2020]
     assert failed["status"] == "failed" and failed["error"][-1] == "RuntimeError: interrupted"
-    monkeypatch.setattr(SideTrainer, "_train_epoch", train_epoch)
+    monkeypatch.setattr(SideTrainer, "evaluate", evaluate)
     assert main(arguments) == 0
     record = _records()["mutual", 2020]
     assert ran[-1]["settings"]["resume"] and record["cost"]["train_seconds"] is None
     assert record["test_result"] == expected["test_result"] and record["llm"] == expected["llm"]
     assert not list(Path("out/checkpoints").iterdir())
+
+
+def test_from_a_program(ran, fast, capsys):
+    """The same as a call: it returns what it writes, finds what is finished, and lets an interruption through."""
+    settings = {key: fast[key] for key in ("data_path", "metrics", "valid_metric", "show_progress", "state")}
+    record = compare(["Pop", "Random"], ["tiny"], [7, 9], baseline="Random", settings=settings, out="out")
+    assert record == json.loads(Path("out/comparison.json").read_text())
+    assert [cell["status"] for cell in record["cells"]] == ["finished"] * 4 and len(ran) == 4
+    assert record["experiment"]["baseline"] == "Random" and record["rows"][0]["ndcg@10"]["n"] == 2
+    assert record["command"].startswith("recbole-llmd compare --models=Pop,Random --dataset=tiny --seeds=7,9 --base")
+    assert "NDCG@10" in capsys.readouterr().out
+    again = compare("Pop,Random", "tiny", "7,9", baseline="Random", settings=settings, out=Path("out"), command="mine")
+    assert len(ran) == 4 and again == {**record, "command": "mine"}
+
+
+def test_an_interruption_is_let_through_and_the_command_line_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(task, log):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "in_own_process", interrupted)
+    settings = {"data_path": str(REPO / "dataset")}
+    with pytest.raises(KeyboardInterrupt):
+        compare("Pop", "tiny", settings=settings)
+    assert main(["compare", "--models=Pop", "--dataset=tiny", f"--data_path={REPO / 'dataset'}"]) == 130
+    assert capsys.readouterr().out.endswith("Interrupted. The same command goes on from here.\n")
+
+
+def test_where_every_cell_failed_there_is_a_record_without_figures(monkeypatch, capsys):
+    def failing(task, log):
+        log.write_text("ValueError: no\n")
+        return 1
+
+    monkeypatch.setattr(runner, "in_own_process", failing)
+    record = compare("Pop", "tiny", settings={"data_path": str(REPO / "dataset")}, out="out")
+    assert [cell["status"] for cell in record["cells"]] == ["failed"] and "rows" not in record
+    assert "Every cell failed. Their logs: out/logs" in capsys.readouterr().out
+    assert not list(Path("out").glob("comparison.*"))
+    assert main(["compare", "--models=Pop", "--dataset=tiny", f"--data_path={REPO / 'dataset'}", "--out=out"]) == 1
+
+
+def test_packed_cells_are_found_and_give_the_same_tables(ran, options):
+    options = [option for option in options if option.startswith(("--data_path", "--metrics", "--valid_metric"))]
+    arguments = [*_write_experiment({"Pop": VARIANTS["Pop"], "Random": {"model": "Random"}}), *options]
+    assert main(arguments) == 0
+    tables = [Path("out", name).read_bytes() for name in ("comparison.csv", "comparison.json")]
+    subprocess.run([sys.executable, REPO / "benchmarks" / "pack_cells.py", "out"], check=True)
+    assert not Path("out/cells").exists()
+    ran.clear()
+    assert main(arguments) == 0 and not ran
+    assert [Path("out", name).read_bytes() for name in ("comparison.csv", "comparison.json")] == tables
 
 
 def test_a_failing_cell_is_recorded_and_ends_nothing(options, capfd):
