@@ -274,14 +274,14 @@ def outcome(check):
 def main(out):
     torch.set_warn_always(True)  # else PyTorch gives most of its warnings once per process
     compat = load_compat()
-    results = {"patches": [patch.__name__ for patch in compat.PATCHES], "before": {}, "after": {}}
+    results = {"needed": {patch.name: patch.needed() for patch in compat.PATCHES}, "before": {}, "after": {}}
     for patch in compat.PATCHES:
-        check = CHECKS.get(patch.__name__)
+        check = CHECKS.get(patch.name)
         if check:
-            results["before"][patch.__name__] = outcome(check)
-        patch()
+            results["before"][patch.name] = outcome(check)
+        patch.apply()
         if check:
-            results["after"][patch.__name__] = outcome(check)
+            results["after"][patch.name] = outcome(check)
     results["all"] = {name: outcome(check) for name, check in CHECKS.items()}
     Path(out).write_text(json.dumps(results), encoding="utf-8")
 
@@ -329,7 +329,7 @@ WITHOUT = {
 
 
 def test_every_patch_has_a_check(results):
-    assert results["patches"] == list(CHECKS) == list(WITHOUT)
+    assert list(results["needed"]) == list(CHECKS) == list(WITHOUT)
 
 
 @pytest.mark.parametrize("name", list(CHECKS))
@@ -344,7 +344,7 @@ def test_check_fails_without_the_patch(results, name):
     message, needed = WITHOUT[name]
     if not needed:
         pytest.skip("the libraries installed here do not need this patch")
-    assert message in results["before"][name]
+    assert message in results["before"][name] and results["needed"][name]
 
 
 def test_pandas_2_warns_without_the_patches(results):
@@ -367,13 +367,16 @@ def test_importing_the_package_loads_neither_ray_nor_transformers_and_shows_noth
     assert done.stdout == "" and done.stderr == ""
 
 
-def test_apply_runs_every_patch_once(monkeypatch):
+def test_apply_runs_every_needed_patch_once(monkeypatch):
     compat = load_compat()
     calls = []
-    monkeypatch.setattr(compat, "PATCHES", (lambda: calls.append("a"), lambda: calls.append("b")))
+    monkeypatch.setattr(compat, "PATCHES", [])
+    compat.patch("fails from NumPy 1 on", "numpy", "1")(lambda: calls.append("a"))
+    compat.patch("fails with a NumPy of the future", "numpy", "999")(lambda: calls.append("b"))
+    compat.patch("fails with a package of unknown version", "recbole-llmd-none", "1")(lambda: calls.append("c"))
     compat.apply()
     compat.apply()
-    assert calls == ["a", "b"]
+    assert calls == ["a", "c"]
 
 
 def test_tune_is_rays_own_inside_a_ray_run(monkeypatch):
