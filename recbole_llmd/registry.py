@@ -1,26 +1,331 @@
-"""Shows our models and trainers to RecBole under RecBole's own names.
+"""The models of this package, and RecBole's that it corrects: one entry a model, and all that the rest asks of it.
+
+Config, command line, comparisons and checkpoints read the entries here and know no model by its name. A new model is one
+file (class, trainer, rules), one property file with its defaults, and one :func:`register`; a new mapping model is one
+file (the corrections, and the class where RecBole has none) and one :func:`register_mapping`.
 
 RecBole finds a model by importing ``recbole.model.<kind>.<name in lower case>`` and a trainer as an attribute
-``<name>Trainer`` of ``recbole.trainer``. Our modules are entered there under those names, so ``get_model`` and
+``<name>Trainer`` of ``recbole.trainer``. :func:`install` enters our modules there under those names, so ``get_model`` and
 ``get_trainer``, however they were imported, return our classes: one class object each.
 """
 
+from __future__ import annotations
+
 import importlib
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
 
-MODELS = {
-    # name: (module of the model, module of the trainer, RecBole's kind of model)
-    "LLMRec": ("recbole_llmd.model.llmrec", "recbole_llmd.trainer.llmrec", "sequential_recommender"),
-    "LLMD4Rec": ("recbole_llmd.model.llmd4rec", "recbole_llmd.trainer.llmd4rec", "sequential_recommender"),
-    "IMCorrect": ("recbole_llmd.model.imcorrect", "recbole_llmd.trainer.imcorrect", "general_recommender"),
-}
+from recbole_llmd import settings
+from recbole_llmd.errors import ModelError
+from recbole_llmd.settings import OneOf, Rule
+
+KINDS = ("general_recommender", "sequential_recommender")  # RecBole's folders of model modules that ours may join
 
 
-def install():
-    """Register every model; called once by ``import recbole_llmd``."""
+@dataclass(frozen=True)
+class InnerModel:
+    """The model of RecBole that one of our models wraps.
+
+    Attributes:
+        key: the setting that names it, such as ``crm_model``.
+        find: ``"module:function"`` that gives its class by name, or a ``SettingsError`` that says why it cannot be one.
+        attribute: where our model holds it, such as ``crm``; None where building our model gives the inner one itself.
+    """
+
+    key: str
+    find: str
+    attribute: str | None = None
+
+    def class_of(self, name: object) -> type:
+        """The class of the inner model called ``name``."""
+        model_class: type = resolve(self.find)(name)
+        return model_class
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model of this package.
+
+    Attributes:
+        name: the value of ``--model``.
+        kind: RecBole's kind of model, one of :data:`KINDS`.
+        model, trainer: ``"module:Class"``; the trainer's class is called ``<name>Trainer``.
+        rules: what the values of its own settings may be; every key has a default in ``defaults_file``.
+        prefixes: what its settings' names begin with, so that a misspelt one is known to be ours.
+        unprefixed: its settings that no prefix tells from RecBole's.
+        defaults_file: its file in ``properties/model``, or the path of one elsewhere.
+        inner: the model of RecBole that it wraps, if it does.
+        side: another model of ours that it trains beside the inner one: that model's own settings are its own too, and
+            its training keys have ``llm_`` in front.
+        needs: by setting and value, the setting that must then be given.
+        after_warm_up: settings that a run does not depend on until its first round begins: runs of a comparison that
+            agree in all others share a warm-up.
+        not_comparable: why it cannot stand in a comparison; empty where it can.
+    """
+
+    name: str
+    kind: str
+    model: str
+    trainer: str
+    rules: Mapping[str, Rule | OneOf] = field(repr=False)
+    prefixes: tuple[str, ...]
+    defaults_file: str
+    unprefixed: tuple[str, ...] = ()
+    inner: InnerModel | None = None
+    side: str | None = None
+    needs: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    after_warm_up: tuple[str, ...] = ()
+    not_comparable: str = ""
+
+    def is_setting(self, key: str) -> bool:
+        """Whether ``key`` reads as a setting of this model, misspelt ones included."""
+        return key.startswith(self.prefixes) or key in self.unprefixed
+
+
+@dataclass(frozen=True)
+class MappingSpec:
+    """A model whose scores are X·B, and the module that corrects its B.
+
+    Attributes:
+        name: the name of its class.
+        corrections: the module, see :mod:`recbole_llmd.unlearning.mapping`.
+        model: ``"module:Class"`` of a model that RecBole does not have; None for one of RecBole's own.
+        defaults_file: the property file of such a model.
+    """
+
+    name: str
+    corrections: str
+    model: str | None = None
+    defaults_file: str | None = None
+
+
+_SPECS: dict[str, ModelSpec] = {}
+_MAPPINGS: dict[str, MappingSpec] = {}
+_shown: dict[str, Callable[[], None]] = {}  # how to take back what RecBole was shown; empty before install()
+_installed = False
+
+
+def resolve(target: str) -> Any:
+    """What ``"module:name"`` stands for."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+# --- our models -------------------------------------------------------------------------------------------------------
+
+
+def register(spec: ModelSpec) -> None:
+    """Add a model; RecBole knows it from then on (from :func:`install` on, where that is later).
+
+    Raises:
+        ModelError: if the name is taken, or the kind is none of :data:`KINDS`.
+    """
+    _refuse_taken(spec.name)
+    if spec.kind not in KINDS:
+        raise ModelError(f"kind = {spec.kind!r}: must be one of {', '.join(KINDS)}.")
+    _SPECS[spec.name] = spec
+    if _installed:
+        _show(spec.name, spec.kind, spec.model, spec.trainer)
+
+
+def unregister(name: str) -> None:
+    """Take a model away again."""
+    del _SPECS[name]
+    _hide(name)
+
+
+def names() -> tuple[str, ...]:
+    """The names of our models."""
+    return tuple(_SPECS)
+
+
+def is_ours(name: object) -> bool:
+    """Whether ``name`` is the name of one of our models."""
+    return isinstance(name, str) and name in _SPECS
+
+
+def spec(name: str) -> ModelSpec:
+    """The entry of one of our models.
+
+    >>> spec("LLMD4Rec").inner.key
+    'crm_model'
+    """
+    return _SPECS[name]
+
+
+def specs() -> tuple[ModelSpec, ...]:
+    """All entries, in the order in which they were registered."""
+    return tuple(_SPECS.values())
+
+
+def exportable() -> tuple[str, ...]:
+    """The models that hold an inner one which can be written as a checkpoint of its own."""
+    return tuple(entry.name for entry in specs() if entry.inner is not None and entry.inner.attribute is not None)
+
+
+def is_our_setting(key: str) -> bool:
+    """Whether ``key`` reads as a setting of one of our models, misspelt ones included."""
+    return any(entry.is_setting(key) for entry in specs())
+
+
+def rules_of(name: str) -> Mapping[str, Rule | OneOf]:
+    """The rules of a model's settings; empty for RecBole's own models."""
+    return _SPECS[name].rules if name in _SPECS else {}
+
+
+# --- mapping models ---------------------------------------------------------------------------------------------------
+
+
+def register_mapping(name: str, corrections: str, model: str | None = None, defaults_file: str | None = None) -> None:
+    """Add a mapping model (arguments: see :class:`MappingSpec`).
+
+    Raises:
+        ModelError: if the name is taken.
+    """
+    _refuse_taken(name)
+    _MAPPINGS[name] = MappingSpec(name, corrections, model, defaults_file)
+    if _installed and model is not None:
+        _show(name, KINDS[0], model)
+
+
+def unregister_mapping(name: str) -> None:
+    """Take a mapping model away again."""
+    del _MAPPINGS[name]
+    _hide(name)
+
+
+def mapping_names() -> tuple[str, ...]:
+    """The names of the models that can be corrected.
+
+    >>> mapping_names()
+    ('EASE', 'ItemKNN', 'SLIMElastic', 'ADMMSLIM')
+    """
+    return tuple(_MAPPINGS)
+
+
+def mapping_spec(name: str) -> MappingSpec | None:
+    """The entry of a mapping model, or None."""
+    return _MAPPINGS.get(name)
+
+
+def mapping_module(name: str) -> ModuleType:
+    """The module that corrects the mapping model ``name``.
+
+    Raises:
+        ModelError: if it is none.
+    """
+    if name not in _MAPPINGS:
+        raise ModelError(
+            f"model = {name!r}: unlearning corrects mapping models (scores = X·B): one of "
+            f"{', '.join(map(repr, _MAPPINGS))}. Retrain any other model on the retained interactions."
+        )
+    return importlib.import_module(_MAPPINGS[name].corrections)
+
+
+# --- what RecBole sees ------------------------------------------------------------------------------------------------
+
+
+def install() -> None:
+    """Show every registered model to RecBole; called once by ``import recbole_llmd``."""
+    global _installed
+    _installed = True
+    for entry in specs():
+        _show(entry.name, entry.kind, entry.model, entry.trainer)
+    for mapping in _MAPPINGS.values():
+        if mapping.model is not None:
+            _show(mapping.name, KINDS[0], mapping.model)
+
+
+def _show(name: str, kind: str, model: str, trainer: str | None = None) -> None:
     import recbole.trainer
 
-    for name, (model_module, trainer_module, kind) in MODELS.items():
-        sys.modules[f"recbole.model.{kind}.{name.lower()}"] = importlib.import_module(model_module)
-        trainer = getattr(importlib.import_module(trainer_module), f"{name}Trainer")
-        setattr(recbole.trainer, f"{name}Trainer", trainer)
+    module_name = f"recbole.model.{kind}.{name.lower()}"
+    sys.modules[module_name] = importlib.import_module(model.partition(":")[0])
+    if trainer is not None:
+        setattr(recbole.trainer, f"{name}Trainer", resolve(trainer))
+
+    def hide() -> None:
+        sys.modules.pop(module_name, None)
+        if trainer is not None:
+            delattr(recbole.trainer, f"{name}Trainer")
+
+    _shown[name] = hide
+
+
+def _hide(name: str) -> None:
+    if name in _shown:
+        _shown.pop(name)()
+
+
+def _refuse_taken(name: str) -> None:
+    if name in _SPECS or name in _MAPPINGS:
+        raise ModelError(
+            f"model = {name!r}: a model of that name is registered already. Give the new one another name."
+        )
+
+
+# --- the entries ------------------------------------------------------------------------------------------------------
+
+register(
+    ModelSpec(
+        name="LLMRec",
+        kind="sequential_recommender",
+        model="recbole_llmd.model.llmrec:LLMRec",
+        trainer="recbole_llmd.trainer.llmrec:LLMRecTrainer",
+        rules={**settings.LLM_RULES, "loss_type": settings.choice("CE")},
+        prefixes=("llm_", "item_text_"),
+        defaults_file="LLMRec.yaml",
+    )
+)
+register(
+    ModelSpec(
+        name="LLMD4Rec",
+        kind="sequential_recommender",
+        model="recbole_llmd.model.llmd4rec:LLMD4Rec",
+        trainer="recbole_llmd.trainer.llmd4rec:LLMD4RecTrainer",
+        rules={**settings.LLM_RULES, **settings.DISTILLATION_RULES},
+        prefixes=("llm_", "item_text_", "crm_", "distill_"),
+        unprefixed=("resume",),
+        defaults_file="LLMD4Rec.yaml",
+        inner=InnerModel("crm_model", "recbole_llmd.model_lookup:crm_class", attribute="crm"),
+        side="LLMRec",
+        after_warm_up=(
+            "epochs",
+            "llm_epochs",
+            "distill_rounds",
+            "distill_restart",
+            "distill_text_start",
+            "distill_direction",
+            "distill_temperature",
+            "distill_alpha_llm_to_crm",
+            "distill_alpha_crm_to_llm",
+            "distill_weighting",
+            "distill_topk",
+        ),
+    )
+)
+register(
+    ModelSpec(
+        name="IMCorrect",
+        kind="general_recommender",
+        model="recbole_llmd.model.imcorrect:IMCorrect",
+        trainer="recbole_llmd.trainer.imcorrect:IMCorrectTrainer",
+        rules={**settings.UNLEARNING_RULES, "mapping_model": OneOf(mapping_names)},
+        prefixes=("unlearn_",),
+        unprefixed=("mapping_model",),
+        defaults_file="IMCorrect.yaml",
+        inner=InnerModel("mapping_model", "recbole_llmd.model_lookup:mapping_class"),
+        needs={"unlearn_scenario": {"sensitive": "unlearn_sensitive", "file": "unlearn_forget_file"}},
+        not_comparable=(
+            "IMCorrect compares arms of its own with each other: run it, or recbole-llmd unlearn --evaluate. "
+            "Here, name the model that it corrects, such as EASE."
+        ),
+    )
+)
+register_mapping("EASE", "recbole_llmd.unlearning.mapping.ease")
+register_mapping("ItemKNN", "recbole_llmd.unlearning.mapping.itemknn")
+register_mapping("SLIMElastic", "recbole_llmd.unlearning.mapping.slim")
+register_mapping("ADMMSLIM", "recbole_llmd.unlearning.mapping.admm")

@@ -1,16 +1,15 @@
 """The settings of this package: one rule per key, checked when a RecBole Config is built.
 
-The defaults live in ``properties/model/*.yaml`` alone; this module says what a value may be.
+The defaults live in ``properties/model/*.yaml`` alone; this module says what a value may be. Which model has which
+settings stands in :mod:`recbole_llmd.registry`.
 """
 
-import difflib
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
-
-from recbole_llmd.errors import SettingsError
-
-PREFIXES = ("llm_", "crm_", "distill_", "item_text_", "unlearn_")
+from typing import Any
 
 TRAINING_KEYS = (
     "epochs",
@@ -21,172 +20,160 @@ TRAINING_KEYS = (
     "stopping_step",
     "eval_step",
     "clip_grad_norm",
-)  # RecBole's keys that the two sides of LLMD4Rec have each for itself: the LLM's with llm_ in front
+)  # RecBole's keys that the two sides of a distillation have each for itself: the LLM's with llm_ in front
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value may be: the test, and the sentence that an error message shows."""
+    """What a value may be: the test, and the words that an error message shows after "must be".
 
-    test: Callable[[object], bool]
+    >>> rule = integer(1)
+    >>> rule.test(3), rule.test(0), rule.text
+    (True, False, 'a whole number of at least 1')
+    """
+
+    test: Callable[[Any], bool]
     text: str
 
 
-def _integer(low):
+@dataclass(frozen=True)
+class OneOf:
+    """A rule like :class:`Rule`: one of the names that there are when it is asked."""
+
+    names: Callable[[], tuple[str, ...]]
+
+    def test(self, value: Any) -> bool:
+        """Whether ``value`` is one of the names."""
+        return value in self.names()
+
+    @property
+    def text(self) -> str:
+        """The words after "must be"."""
+        return "one of " + ", ".join(map(repr, self.names()))
+
+
+def integer(low: int) -> Rule:
+    """A whole number of at least ``low``."""
     return Rule(
-        lambda v: isinstance(v, Integral) and not isinstance(v, bool) and v >= low, f"a whole number of at least {low}"
+        lambda v: isinstance(v, Integral) and not isinstance(v, bool) and int(v) >= low,
+        f"a whole number of at least {low}",
     )
 
 
-def _number(low, high=float("inf"), above=False):
+def number(low: float, high: float = float("inf"), above: bool = False) -> Rule:
+    """A number from ``low`` (or above it) and below ``high``."""
     text = f"a number {'above' if above else 'of at least'} {low}" + (
         f" and below {high}" if high < float("inf") else ""
     )
     return Rule(
-        lambda v: isinstance(v, Real) and not isinstance(v, bool) and (v > low if above else v >= low) and v < high,
+        lambda v: (
+            isinstance(v, Real)
+            and not isinstance(v, bool)
+            and (float(v) > low if above else float(v) >= low)
+            and float(v) < high
+        ),
         text,
     )
 
 
-def _choice(*values):
+def choice(*values: str) -> Rule:
+    """One of these values."""
     return Rule(lambda v: v in values, "one of " + ", ".join(map(repr, values)))
 
 
-def _either(word, rule):
+def either(word: str, rule: Rule) -> Rule:
+    """This word, or what ``rule`` allows."""
     return Rule(lambda v: v == word or rule.test(v), f"{word!r} or {rule.text}")
 
 
-def _optional(rule):
+def optional(rule: Rule) -> Rule:
+    """None, or what ``rule`` allows."""
     return Rule(lambda v: v is None or rule.test(v), f"None or {rule.text}")
 
 
-def _one_or_more(rule):
+def one_or_more(rule: Rule) -> Rule:
+    """What ``rule`` allows, or a list of such."""
     return Rule(
         lambda v: bool(v) and all(map(rule.test, v)) if isinstance(v, (list, tuple)) else rule.test(v),
         f"{rule.text}, or a non-empty list of such",
     )
 
 
-_name = Rule(lambda v: isinstance(v, str) and bool(v.strip()), "a non-empty string")
-_names = Rule(
+non_empty_string = Rule(lambda v: isinstance(v, str) and bool(v.strip()), "a non-empty string")
+list_of_names = Rule(
     lambda v: isinstance(v, (list, tuple)) and bool(v) and all(isinstance(x, str) for x in v),
     "a non-empty list of names",
 )
-_name_or_names = Rule(lambda v: _name.test(v) or _names.test(v), "a name or a non-empty list of names")
-_dict = Rule(lambda v: isinstance(v, dict), "a dict")
-_boolean = Rule(lambda v: isinstance(v, bool), "True or False")
-_share = Rule(lambda v: _number(0, above=True).test(v) and v <= 1, "a share above 0 and at most 1")
-_field_value = Rule(
+name_or_names = Rule(lambda v: non_empty_string.test(v) or list_of_names.test(v), "a name or a non-empty list of names")
+dictionary = Rule(lambda v: isinstance(v, dict), "a dict")
+boolean = Rule(lambda v: isinstance(v, bool), "True or False")
+share = Rule(lambda v: number(0, above=True).test(v) and v <= 1, "a share above 0 and at most 1")
+field_value = Rule(
     lambda v: (
         isinstance(v, dict) and len(v) == 1 and all(isinstance(x, (str, Real)) for pair in v.items() for x in pair)
     ),
     "a dict of one field of the .item file and its value, such as {'class': 'Horror'}",
 )
 
-LLM_RULES = {
-    "llm_model": _name,
-    "llm_layers": _integer(0),
-    "llm_dtype": _choice("auto", "float32", "bfloat16", "float16"),
-    "llm_input": _choice("item", "prompt"),
-    "llm_item_tokens": _integer(1),
-    "llm_embedding_size": _integer(1),
-    "llm_dropout": _number(0, 1),
-    "llm_match_rank": _integer(0),
-    "llm_ema_decay": _number(0, 1),
-    "llm_lora_r": _integer(1),
-    "llm_lora_alpha": _number(0, above=True),
-    "llm_lora_dropout": _number(0, 1),
-    "llm_lora_targets": _name_or_names,
-    "llm_window_overlap": _number(0, 1),
-    "llm_text_batch_size": _integer(1),
-    "llm_cache_dir": _name,
-    "item_text_fields": _optional(_names),
-    "item_text_template": _optional(_name),
+LLM_RULES: dict[str, Rule] = {
+    "llm_model": non_empty_string,
+    "llm_layers": integer(0),
+    "llm_dtype": choice("auto", "float32", "bfloat16", "float16"),
+    "llm_input": choice("item", "prompt"),
+    "llm_item_tokens": integer(1),
+    "llm_embedding_size": integer(1),
+    "llm_dropout": number(0, 1),
+    "llm_match_rank": integer(0),
+    "llm_ema_decay": number(0, 1),
+    "llm_lora_r": integer(1),
+    "llm_lora_alpha": number(0, above=True),
+    "llm_lora_dropout": number(0, 1),
+    "llm_lora_targets": name_or_names,
+    "llm_window_overlap": number(0, 1),
+    "llm_text_batch_size": integer(1),
+    "llm_cache_dir": non_empty_string,
+    "item_text_fields": optional(list_of_names),
+    "item_text_template": optional(non_empty_string),
 }
 
-DISTILLATION_RULES = {
-    "crm_model": _name,
-    "crm_warmup_epochs": _integer(0),
-    "crm_window_overlap": _number(0, 1),
-    "llm_epochs": _integer(0),
-    "llm_warmup_epochs": _integer(0),
-    "llm_train_batch_size": _integer(1),
-    "llm_learner": _name,
-    "llm_learning_rate": _number(0, above=True),
-    "llm_weight_decay": _number(0),
-    "llm_stopping_step": _integer(0),
-    "llm_eval_step": _integer(1),
-    "llm_clip_grad_norm": _optional(_dict),
-    "distill_rounds": _integer(0),
-    "distill_restart": _boolean,
-    "distill_text_start": _number(0),
-    "distill_direction": _choice("mutual", "llm_to_crm", "crm_to_llm", "none"),
-    "distill_temperature": _number(0, above=True),
-    "distill_alpha_llm_to_crm": _number(0),
-    "distill_alpha_crm_to_llm": _number(0),
-    "distill_weighting": _choice("adaptive", "confidence", "rank", "uniform"),
-    "distill_topk": _either("auto", _integer(0)),
-    "resume": _boolean,
+DISTILLATION_RULES: dict[str, Rule] = {
+    "crm_model": non_empty_string,
+    "crm_warmup_epochs": integer(0),
+    "crm_window_overlap": number(0, 1),
+    "llm_epochs": integer(0),
+    "llm_warmup_epochs": integer(0),
+    "llm_train_batch_size": integer(1),
+    "llm_learner": non_empty_string,
+    "llm_learning_rate": number(0, above=True),
+    "llm_weight_decay": number(0),
+    "llm_stopping_step": integer(0),
+    "llm_eval_step": integer(1),
+    "llm_clip_grad_norm": optional(dictionary),
+    "distill_rounds": integer(0),
+    "distill_restart": boolean,
+    "distill_text_start": number(0),
+    "distill_direction": choice("mutual", "llm_to_crm", "crm_to_llm", "none"),
+    "distill_temperature": number(0, above=True),
+    "distill_alpha_llm_to_crm": number(0),
+    "distill_alpha_crm_to_llm": number(0),
+    "distill_weighting": choice("adaptive", "confidence", "rank", "uniform"),
+    "distill_topk": either("auto", integer(0)),
+    "resume": boolean,
 }
 
-UNLEARNING_RULES = {
-    "mapping_model": _choice("EASE", "ItemKNN", "SLIMElastic", "ADMMSLIM"),
-    "unlearn_scenario": _choice("users", "interactions", "sensitive", "spam", "noise", "file"),
-    "unlearn_group": _choice("core", "edge", "random"),
-    "unlearn_ratio": _one_or_more(_share),
-    "unlearn_seeds": _one_or_more(_integer(0)),
-    "unlearn_batch": _integer(0),
-    "unlearn_checkpoints": _optional(_one_or_more(_share)),
-    "unlearn_sensitive": _optional(_field_value),
-    "unlearn_spam_targets": _integer(1),
-    "unlearn_spam_fillers": _integer(0),
-    "unlearn_forget_file": _optional(_name),
-    "unlearn_relearn": _boolean,
-    "unlearn_shards": _integer(1),
-    "unlearn_drift_requests": _integer(0),
-    "unlearn_dir": _name,
+UNLEARNING_RULES: dict[str, Rule] = {
+    "unlearn_scenario": choice("users", "interactions", "sensitive", "spam", "noise", "file"),
+    "unlearn_group": choice("core", "edge", "random"),
+    "unlearn_ratio": one_or_more(share),
+    "unlearn_seeds": one_or_more(integer(0)),
+    "unlearn_batch": integer(0),
+    "unlearn_checkpoints": optional(one_or_more(share)),
+    "unlearn_sensitive": optional(field_value),
+    "unlearn_spam_targets": integer(1),
+    "unlearn_spam_fillers": integer(0),
+    "unlearn_forget_file": optional(non_empty_string),
+    "unlearn_relearn": boolean,
+    "unlearn_shards": integer(1),
+    "unlearn_drift_requests": integer(0),
+    "unlearn_dir": non_empty_string,
 }
-NEEDS = {"sensitive": "unlearn_sensitive", "file": "unlearn_forget_file"}  # by scenario
-
-RULES = {
-    "LLMRec": {**LLM_RULES, "loss_type": _choice("CE")},
-    "LLMD4Rec": {**LLM_RULES, **DISTILLATION_RULES},
-    "IMCorrect": UNLEARNING_RULES,
-}
-WITHOUT_PREFIX = ("resume", "mapping_model")  # keys of ours that no prefix tells from RecBole's
-
-
-def check(model, values, given):
-    """Refuse unknown keys and values out of range.
-
-    Args:
-        model (str): ``LLMRec``, ``LLMD4Rec`` or ``IMCorrect``.
-        values (dict): every setting of the run, defaults included.
-        given (iterable of str): the keys that the user gave (file, config_dict, command line).
-
-    Raises:
-        SettingsError: naming the key, the value, the rule and, for an unknown key, the nearest valid name; or a key
-            that the scenario needs and that is not set.
-    """
-    rules = RULES[model]
-    for key in given:
-        if key not in rules and (key.startswith(PREFIXES) or key in WITHOUT_PREFIX):
-            raise SettingsError(_unknown(key, model))
-    for key, rule in rules.items():
-        if not rule.test(values.get(key)):
-            raise SettingsError(f"{key} = {values.get(key)!r}: must be {rule.text}.")
-    needed = NEEDS.get(values["unlearn_scenario"]) if model == "IMCorrect" else None
-    if needed and values[needed] is None:
-        wanted = rules[needed].text.removeprefix("None or ")
-        raise SettingsError(f"{needed} = None: unlearn_scenario = {values['unlearn_scenario']!r} needs {wanted}.")
-
-
-def _unknown(key, model):
-    plain = key.removeprefix("llm_")
-    if model == "LLMRec" and plain in TRAINING_KEYS:
-        return f"{key} is a setting of LLMD4Rec; for LLMRec alone set RecBole's {plain}."
-    others = [name for name, rules in RULES.items() if key in rules]
-    if others:
-        return f"{key} is a setting of {others[0]}, not of {model}. Remove it, or run --model={others[0]}."
-    nearest = difflib.get_close_matches(key, RULES[model], n=1, cutoff=0)
-    return f"{key} is not a setting of {model}. The nearest valid name is {nearest[0]}."

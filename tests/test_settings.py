@@ -7,7 +7,9 @@ import yaml
 
 from recbole_llmd.config import PROPERTIES, load_properties
 from recbole_llmd.errors import SettingsError
-from recbole_llmd.settings import DISTILLATION_RULES, LLM_RULES, PREFIXES, RULES, TRAINING_KEYS, check
+from recbole_llmd.registry import rules_of, spec
+from recbole_llmd.setting_checks import check
+from recbole_llmd.settings import DISTILLATION_RULES, LLM_RULES, TRAINING_KEYS
 from tests.helpers.configs import MODELS, config_of, refusal
 
 
@@ -24,21 +26,21 @@ def yaml_keys(model):
 
 
 def test_the_rules_know_the_keys_of_the_property_files():
-    ours = {key for key in yaml_keys("LLMRec") if key.startswith(PREFIXES)}
+    ours = {key for key in yaml_keys("LLMRec") if spec("LLMRec").is_setting(key)}
     assert ours == set(LLM_RULES)
     assert set(TRAINING_KEYS) <= set(yaml_keys("LLMRec"))
     distillation = {f"llm_{key}" for key in TRAINING_KEYS} | {
-        key for key in yaml_keys("LLMD4Rec") if key.startswith(PREFIXES) or key == "resume"
+        key for key in yaml_keys("LLMD4Rec") if spec("LLMD4Rec").is_setting(key)
     }
     assert distillation == set(DISTILLATION_RULES)
-    assert set(RULES["LLMD4Rec"]) == ours | distillation
+    assert set(rules_of("LLMD4Rec")) == ours | distillation
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_defaults_pass_and_are_complete(model):
     values = final_values(model)
     check(model, values, values)  # every key as if the user had given it
-    assert set(RULES[model]) <= set(values)
+    assert set(rules_of(model)) <= set(values)
 
 
 def test_llm_side_defaults_come_from_llmrec():
@@ -105,14 +107,14 @@ BAD = [
 
 def test_every_rule_has_a_bad_value_here():
     """crm_model has messages of its own, below."""
-    assert {key for key, *_ in BAD} == set(RULES["LLMD4Rec"]) - {"crm_model"}
+    assert {key for key, *_ in BAD} == set(rules_of("LLMD4Rec")) - {"crm_model"}
 
 
 @pytest.mark.parametrize("key, value, rule", BAD)
 def test_a_bad_value_is_refused(key, value, rule):
     """The message has the key, the value and the rule."""
     for model in MODELS:
-        if key in RULES[model]:
+        if key in rules_of(model):
             assert f"{key} = {value!r}: must be {rule}." in refusal(model, **{key: value})
 
 

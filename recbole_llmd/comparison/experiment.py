@@ -14,7 +14,7 @@ from recbole.evaluator.base_metric import TopkMetric
 from recbole.evaluator.register import metrics_dict
 from recbole.utils import EvaluatorType, ModelType
 
-from recbole_llmd import settings as rules
+from recbole_llmd import registry
 from recbole_llmd.errors import SettingsError
 from recbole_llmd.trainer.llmd4rec import fingerprint
 
@@ -90,11 +90,8 @@ class Experiment:
             refuse_own(given)
         for variant in self.variants.values():
             refuse_own({key: value for key, value in variant.items() if key != "model"})
-            if variant["model"] == "IMCorrect":
-                raise SettingsError(
-                    "IMCorrect compares arms of its own with each other: run it, or recbole-llmd unlearn --evaluate. "
-                    "Here, name the model that it corrects, such as EASE."
-                )
+            if registry.is_ours(variant["model"]) and registry.spec(variant["model"]).not_comparable:
+                raise SettingsError(registry.spec(variant["model"]).not_comparable)
         self._refuse_unknown()
 
     def cells(self):
@@ -127,9 +124,9 @@ class Experiment:
     def _given(self, dataset, variant, seed):
         own = dict(self.variants[variant])
         model = own.pop("model")
-        known = rules.RULES.get(model, {})
+        known = registry.rules_of(model)
         for_all = {**self.settings, **self.datasets[dataset]}
-        given = {key: value for key, value in for_all.items() if not _is_ours(key) or key in known}
+        given = {key: value for key, value in for_all.items() if not registry.is_our_setting(key) or key in known}
         return copy.deepcopy({"show_progress": False, **given, **own, "seed": seed, "eval_args": EVAL_ARGS})
 
     def _config(self, dataset, variant, seed):
@@ -141,12 +138,12 @@ class Experiment:
     def _refuse_unknown(self):
         """A setting of ours for all variants must be a setting of one of the models at least."""
         models = [variant["model"] for variant in self.variants.values()]
-        known = [key for model in models for key in rules.RULES.get(model, {})]
+        known = [key for model in models for key in registry.rules_of(model)]
         for given in (self.settings, *self.datasets.values()):
-            for key in filter(_is_ours, given):
+            for key in filter(registry.is_our_setting, given):
                 if key not in known:
-                    owners = [model for model, keys in rules.RULES.items() if key in keys]
-                    every = [key for keys in rules.RULES.values() for key in keys]
+                    owners = [spec.name for spec in registry.specs() if key in spec.rules]
+                    every = [key for spec in registry.specs() for key in spec.rules]
                     raise SettingsError(
                         f"{key} is a setting of none of the models compared ({', '.join(dict.fromkeys(models))}). "
                         + (
@@ -304,10 +301,6 @@ def refuse_own(settings):
     for key, why in OWN.items():
         if key in settings:
             raise SettingsError(f"{key} = {settings[key]!r}: is not set by hand in a comparison: {why}.")
-
-
-def _is_ours(key):
-    return key.startswith(rules.PREFIXES) or key in rules.WITHOUT_PREFIX
 
 
 def _nearest(name, names):

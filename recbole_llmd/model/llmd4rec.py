@@ -4,6 +4,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 
 from recbole_llmd import config as configs
 from recbole_llmd.model.llmrec import LLMRec
+from recbole_llmd.model_lookup import crm_class
 
 
 class LLMD4Rec(SequentialRecommender):
@@ -17,9 +18,7 @@ class LLMD4Rec(SequentialRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         # First, so that its initial weights are those of the same CRM run alone with the same seed.
-        self.crm = configs.crm_class(config["crm_model"])(
-            configs.side_config(config, model=config["crm_model"]), dataset
-        )
+        self.crm = crm_class(config["crm_model"])(configs.side_config(config, model=config["crm_model"]), dataset)
         self.llm = LLMRec(configs.llm_side_config(config), dataset)
 
     def forward(self, *args, **kwargs):

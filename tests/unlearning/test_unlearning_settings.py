@@ -4,9 +4,9 @@ import pytest
 
 from recbole_llmd.config import load_properties
 from recbole_llmd.errors import SettingsError
-from recbole_llmd.settings import PREFIXES, RULES, UNLEARNING_RULES, WITHOUT_PREFIX, check
+from recbole_llmd.registry import is_our_setting, mapping_names, rules_of, specs
+from recbole_llmd.setting_checks import check
 from recbole_llmd.unlearning.evaluation.forget_sets import BUILDERS
-from recbole_llmd.unlearning.mapping import MODELS
 
 
 def refusal(model="IMCorrect", **settings):
@@ -46,7 +46,7 @@ BAD = [
 
 
 def test_every_rule_of_unlearning_has_a_bad_value_here():
-    assert {key for key, *_ in BAD} == set(UNLEARNING_RULES)
+    assert {key for key, *_ in BAD} == set(rules_of("IMCorrect"))
 
 
 @pytest.mark.parametrize("key, value, rule", BAD)
@@ -77,7 +77,7 @@ def test_a_value_of_unlearning_at_the_edge_is_taken(key, value):
 def test_the_defaults_of_unlearning_pass_and_are_complete():
     values = load_properties("IMCorrect")
     check("IMCorrect", values, values)
-    assert set(UNLEARNING_RULES) == {key for key in values if key.startswith("unlearn_") or key == "mapping_model"}
+    assert set(rules_of("IMCorrect")) == {key for key in values if key.startswith("unlearn_") or key == "mapping_model"}
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,8 @@ def test_keys_that_unlearning_does_not_have(key, message):
 
 
 def test_the_rules_know_the_mapping_models_and_the_scenarios():
-    for key, names in (("mapping_model", MODELS), ("unlearn_scenario", BUILDERS)):
-        assert UNLEARNING_RULES[key].text == "one of " + ", ".join(map(repr, names))
+    for key, names in (("mapping_model", mapping_names()), ("unlearn_scenario", BUILDERS)):
+        assert rules_of("IMCorrect")[key].text == "one of " + ", ".join(map(repr, names))
 
 
 @pytest.mark.parametrize("model", ["LLMRec", "LLMD4Rec"])
@@ -123,5 +123,7 @@ def test_a_key_of_unlearning_with_another_of_our_models(model, key):
 
 def test_every_key_is_known_to_be_ours():
     """By its prefix or by name; loss_type is RecBole's, limited by LLMRec."""
-    keys = {key for rules in RULES.values() for key in rules} - {"loss_type"}
-    assert {key for key in keys if not key.startswith(PREFIXES)} == set(WITHOUT_PREFIX)
+    keys = {key for spec in specs() for key in spec.rules} - {"loss_type"}
+    prefixes = tuple(prefix for spec in specs() for prefix in spec.prefixes)
+    assert {key for key in keys if not key.startswith(prefixes)} == {"resume", "mapping_model"}
+    assert all(map(is_our_setting, keys)) and not is_our_setting("loss_type")

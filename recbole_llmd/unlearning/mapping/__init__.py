@@ -9,26 +9,9 @@
 and three constants: ``PARAMETERS`` (the keys of RecBole's Config that ``params`` holds), ``MATRIX`` (the attribute of
 the model that holds B) and ``TOLERANCE`` (the residual allowed, by dtype). A model that keeps more than X and B
 has a third function ``derived(X, B)``: its other attributes by name; ``REQUIRED`` has the parameters that must have one
-value. To add a model, add its file and its name here.
+value. To add a model, add its file and register it (:func:`recbole_llmd.registry.register_mapping`).
 """
 
-import importlib
+from recbole_llmd.registry import mapping_module as mapping_of
 
-from recbole_llmd.errors import SettingsError
-
-MODELS = {"EASE": "ease", "ItemKNN": "itemknn", "SLIMElastic": "slim", "ADMMSLIM": "admm"}
-
-
-def mapping_of(name):
-    """The module of RecBole's model ``name``.
-
-    Raises:
-        SettingsError: if there is none.
-    """
-    if name not in MODELS:
-        raise SettingsError(
-            f"model = {name!r}: unlearning corrects mapping models (scores = X·B): one of "
-            + ", ".join(map(repr, MODELS))
-            + ". Retrain any other model on the retained interactions."
-        )
-    return importlib.import_module(f"{__name__}.{MODELS[name]}")
+__all__ = ["mapping_of"]
