@@ -186,5 +186,5 @@ def test_a_file_that_is_no_table(texts, lines, why):
 
 
 def test_a_file_in_another_encoding(texts):
-    with pytest.raises(DataError, match=r"encoding = 'utf-8': 'utf-8' codec can't decode"):
+    with pytest.raises(DataError, match="encoding = None: 'utf-8' codec can't decode"):
         texts([["item_id:token", "title:token_seq"], ["a", "Amélie à Paris"]], file_encoding="latin-1")
