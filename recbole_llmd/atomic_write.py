@@ -1,24 +1,90 @@
-"""Writing files so that they are whole or not there."""
+"""Writing files and folders so that they are complete or not there, and nothing else is lost."""
+
+from __future__ import annotations
 
 import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+
+from recbole_llmd.errors import OutputError
 
 
 @contextlib.contextmanager
-def atomic_write(path):
-    """Yield a temporary path beside ``path`` to write a file or folder to, and rename it when the block ends well."""
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` to write a file to, and rename it when the block ends well.
+
+    A file that is already there is replaced then, and stays as it was if the block fails.
+
+    Raises:
+        OutputError: if ``path`` is a folder, or its folder cannot be made; before anything is written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    refuse_folder(path)
+    with _beside(path) as temporary:
+        yield temporary
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` to make a folder at, and rename it when the block ends well.
+
+    A folder that is already there is replaced if the new one has every file of it.
+
+    Raises:
+        OutputError: if there is a file called ``path``, or a folder with content that the new one does not have; it
+            stays as it was.
+    """
+    path = Path(path)
+    if path.is_file():
+        raise OutputError(f"{path} is a file: a folder is to be written there. Move it away, or give another name.")
+    with _beside(path) as temporary:
+        yield temporary
+        if not path.exists():
+            os.replace(temporary, path)
+            return
+        kept = sorted(set(_content_of(path)) - set(_content_of(temporary)))
+        if kept:
+            raise OutputError(
+                f"{path} is a folder that holds {kept[0]}{' and more' if kept[1:] else ''}, which would be lost. "
+                "Move it away, or give another name."
+            )
+        before = temporary.with_suffix(".old")
+        os.replace(path, before)
+        os.replace(temporary, path)
+        shutil.rmtree(before)
+
+
+def refuse_folder(path: str | os.PathLike[str]) -> None:
+    """Refuse an existing folder where a file is to be written.
+
+    Raises:
+        OutputError: if ``path`` is a folder.
+    """
+    if os.path.isdir(path):
+        raise OutputError(
+            f"{os.fspath(path)} is a folder: a file is to be written there. Give the name of a file in it."
+        )
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A temporary path in the folder of ``path``, which is made; what is left at it afterwards is removed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error}. Give a path in a folder that can be.") from error
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _content_of(folder: Path) -> Iterator[str]:
+    return (str(entry.relative_to(folder)) for entry in folder.rglob("*"))

@@ -70,7 +70,7 @@ def side_config(config: Config, **values: Any) -> Config:
 
 
 def llm_side_config(config: Config) -> Config:
-    """The Config of the LLM side of a distillation: RecBole's training keys take the values of their ``llm_`` namesakes."""
+    """The Config of a distillation's LLM side: RecBole's training keys take the values of their ``llm_`` namesakes."""
     values = {key: config[f"llm_{key}"] for key in TRAINING_KEYS}
     return side_config(config, model=registry.spec(config["model"]).side, reg_weight=None, **values)
 

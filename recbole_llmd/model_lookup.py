@@ -18,7 +18,7 @@ from recbole_llmd.errors import SettingsError
 from recbole_llmd.settings import OneOf
 
 
-def crm_class(name: object) -> type:
+def crm_class(name: object) -> type[Any]:
     """The class of the conventional recommender called ``name``: a sequential model of RecBole.
 
     Raises:
@@ -28,7 +28,7 @@ def crm_class(name: object) -> type:
     if not isinstance(name, str) or registry.is_ours(name):
         raise SettingsError(f"crm_model = {name!r}: must be the name of one of RecBole's sequential models.")
     with unknown_model("crm_model", name):
-        model_class: Any = get_model(name)
+        model_class: type[Any] = get_model(name)
     if getattr(model_class, "type", None) != ModelType.SEQUENTIAL:
         raise SettingsError(
             f"crm_model = {name!r}: must be a sequential model (it reads item_id_list); "
@@ -46,7 +46,7 @@ def crm_class(name: object) -> type:
     return model_class
 
 
-def mapping_class(name: object) -> type:
+def mapping_class(name: object) -> type[Any]:
     """The class of the mapping model called ``name``.
 
     Raises:
@@ -55,7 +55,7 @@ def mapping_class(name: object) -> type:
     rule = OneOf(registry.mapping_names)
     if not rule.test(name):
         raise SettingsError(f"mapping_model = {name!r}: must be {rule.text}.")
-    model_class: type = get_model(name)
+    model_class: type[Any] = get_model(name)
     return model_class
 
 

@@ -1,12 +1,12 @@
 """The models of this package, and RecBole's that it corrects: one entry a model, and all that the rest asks of it.
 
-Config, command line, comparisons and checkpoints read the entries here and know no model by its name. A new model is one
-file (class, trainer, rules), one property file with its defaults, and one :func:`register`; a new mapping model is one
-file (the corrections, and the class where RecBole has none) and one :func:`register_mapping`.
+Config, command line, comparisons and checkpoints read the entries here and know no model by its name. A new model is
+one file (class, trainer, rules), one property file with its defaults, and one :func:`register`; a new mapping model is
+one file (the corrections, and the class where RecBole has none) and one :func:`register_mapping`.
 
 RecBole finds a model by importing ``recbole.model.<kind>.<name in lower case>`` and a trainer as an attribute
-``<name>Trainer`` of ``recbole.trainer``. :func:`install` enters our modules there under those names, so ``get_model`` and
-``get_trainer``, however they were imported, return our classes: one class object each.
+``<name>Trainer`` of ``recbole.trainer``. :func:`install` enters our modules there under those names, so ``get_model``
+and ``get_trainer``, however they were imported, return our classes: one class object each.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class InnerModel:
     find: str
     attribute: str | None = None
 
-    def class_of(self, name: object) -> type:
+    def class_of(self, name: object) -> type[Any]:
         """The class of the inner model called ``name``."""
-        model_class: type = resolve(self.find)(name)
+        model_class: type[Any] = resolve(self.find)(name)
         return model_class
 
 

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from recbole_llmd.atomic_write import atomic_write
+from recbole_llmd.atomic_write import atomic_folder, atomic_write
+from recbole_llmd.errors import OutputError
 
 
 class Interrupted(Exception):
@@ -19,6 +20,10 @@ def write(path, content, folder):
     path.write_text(content)
 
 
+def writer(folder):
+    return atomic_folder if folder else atomic_write
+
+
 def content_of(path):
     return (path / "part" if path.is_dir() else path).read_text()
 
@@ -29,9 +34,7 @@ def test_content_appears_at_the_end(tmp_path, before, folder):
     path = tmp_path / "target"
     if before:
         write(path, before, folder)
-        if folder:
-            (path / "left over").write_text("of the old one")
-    with atomic_write(path) as temporary:
+    with writer(folder)(path) as temporary:
         assert temporary != path and temporary.parent == path.parent  # the same disk: a rename is enough
         write(temporary, "new", folder)
         assert content_of(path) == "old" if before else not path.exists()
@@ -49,7 +52,7 @@ def test_an_exception_leaves_what_was_there(tmp_path, error, before, folder):
     if before:
         write(path, before, folder)
     with pytest.raises(error):
-        with atomic_write(path) as temporary:
+        with writer(folder)(path) as temporary:
             write(temporary, "half of the n", folder)
             raise error
     assert os.listdir(tmp_path) == (["target"] if before else [])
@@ -70,3 +73,44 @@ def test_folders_on_the_way_are_made(tmp_path, kind):
     with atomic_write(kind(path)) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("content", [[], ["EASE.pth", "sub/other.pth"]], ids=["empty", "with other checkpoints"])
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path, content):
+    path = tmp_path / "saved"
+    path.mkdir()
+    for name in content:
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text("kept")
+    with pytest.raises(OutputError, match="saved is a folder: a file is to be written there"):
+        with atomic_write(path):
+            pytest.fail("the block is not entered")
+    assert os.listdir(tmp_path) == ["saved"]
+    assert [(path / name).read_text() for name in content] == ["kept"] * len(content)
+
+
+def test_a_folder_takes_the_place_of_none_that_has_more(tmp_path):
+    path = tmp_path / "adapter"
+    (path / "deep").mkdir(parents=True)
+    (path / "part").write_text("old")
+    (path / "deep" / "notes.txt").write_text("kept")
+    with pytest.raises(OutputError, match="holds deep and more, which would be lost"):
+        with atomic_folder(path) as temporary:
+            write(temporary, "new", True)
+    assert (path / "deep" / "notes.txt").read_text() == "kept" and (path / "part").read_text() == "old"
+    assert os.listdir(tmp_path) == ["adapter"]
+
+
+def test_a_folder_takes_the_place_of_no_file(tmp_path):
+    (tmp_path / "adapter").write_text("kept")
+    with pytest.raises(OutputError, match="adapter is a file"):
+        with atomic_folder(tmp_path / "adapter"):
+            pytest.fail("the block is not entered")
+    assert (tmp_path / "adapter").read_text() == "kept"
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_with_the_path(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"file/target cannot be written: .*Give a path"):
+        with atomic_write(tmp_path / "file" / "target"):
+            pytest.fail("the block is not entered")

@@ -7,7 +7,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from recbole_llmd.atomic_write import atomic_write
+from recbole_llmd.atomic_write import atomic_folder
 from recbole_llmd.data.item_text import load_item_texts
 from recbole_llmd.distill import chunked_scores
 from recbole_llmd.errors import SettingsError
@@ -206,7 +206,7 @@ class LLMRec(SequentialRecommender):
 
         The folder is complete or not there: it is written under a temporary name and renamed.
         """
-        with atomic_write(folder) as temporary:
+        with atomic_folder(folder) as temporary:
             temporary.mkdir()
             backbones.save_lora(self.backbone, temporary)
             save_file(

@@ -1,0 +1,49 @@
+"""Our commands let PyTorch's threads wait asleep, the user's own choice first."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+SHOW = "import os; print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
+
+
+def shown(code, **environment):
+    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**clean, "PYTHONPATH": str(REPO), **environment},
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    "environment, expected",
+    [
+        ({}, ["1000", "None"]),
+        ({"GOMP_SPINCOUNT": "7"}, ["7", "None"]),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, ["None", "ACTIVE"]),
+    ],
+)
+@pytest.mark.parametrize("imported", ["recbole_llmd", "recbole_llmd.cli", "recbole_llmd.comparison.cell"])
+def test_every_entry_sets_it_before_torch_is_loaded(imported, environment, expected):
+    """PyTorch's library reads the environment when it is loaded: what its loading saw is printed, too."""
+    code = (
+        "import sys, os\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'torch': print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        f"import {imported}\n{SHOW}"
+    )
+    assert shown(code, **environment) == 2 * expected
+
+
+def test_it_is_left_alone_where_torch_is_loaded_already():
+    assert shown(f"import torch, recbole_llmd\n{SHOW}") == ["None", "None"]
