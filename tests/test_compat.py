@@ -41,10 +41,10 @@ CONFIG = {
 
 def load_compat():
     """The module alone: importing the package would apply every patch at once."""
-    spec = importlib.util.spec_from_file_location("compat_alone", ROOT / "recbole_llmd" / "compat.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    package = types.ModuleType("recbole_llmd")
+    package.__path__ = [str(ROOT / "recbole_llmd")]
+    sys.modules["recbole_llmd"] = package
+    return importlib.import_module("recbole_llmd.compat")
 
 
 def dataset(**attributes):
@@ -367,25 +367,13 @@ def test_importing_the_package_loads_neither_ray_nor_transformers_and_shows_noth
     assert done.stdout == "" and done.stderr == ""
 
 
-def test_apply_runs_every_needed_patch_once(monkeypatch):
-    compat = load_compat()
-    calls = []
-    monkeypatch.setattr(compat, "PATCHES", [])
-    compat.patch("fails from NumPy 1 on", "numpy", "1")(lambda: calls.append("a"))
-    compat.patch("fails with a NumPy of the future", "numpy", "999")(lambda: calls.append("b"))
-    compat.patch("fails with a package of unknown version", "recbole-llmd-none", "1")(lambda: calls.append("c"))
-    compat.apply()
-    compat.apply()
-    assert calls == ["a", "c"]
-
-
 def test_tune_is_rays_own_inside_a_ray_run(monkeypatch):
     reported = []
     tune = types.SimpleNamespace(report=lambda **metrics: reported.append(metrics), uniform="ray's")
     ray = types.SimpleNamespace(is_initialized=lambda: True, tune=tune)
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "ray.tune", tune)
-    stand_in = load_compat()._LazyRayTune("ray.tune")
+    stand_in = importlib.import_module("recbole_llmd.compat")._LazyRayTune("ray.tune")
     stand_in.report(recall=0.5)
     ray.is_initialized = lambda: False
     stand_in.report(recall=0.75)

@@ -1,10 +1,11 @@
-"""From and until which versions the patches of recbole_llmd.compat are needed, as code and document say."""
+"""Patches are applied where their versions need them; code and document say from and until which."""
 
 from pathlib import Path
 
 import pytest
 
-from recbole_llmd import compat
+from recbole_llmd import compat, patching
+from recbole_llmd.patching import Patch
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "recbole-today.md"
 
@@ -18,9 +19,9 @@ def test_a_patch_is_needed_from_its_version_on(patch):
 
 def test_recbole_is_the_release_that_the_patches_were_made_for():
     """After a new RecBole: see which patches its changes end, then set RECBOLE and the words of ``until``."""
-    assert compat.installed_version("recbole") == compat.RECBOLE
+    assert patching.installed_version("recbole") == patching.RECBOLE
     assert {patch.package for patch in compat.PATCHES} == {"recbole", "python", "numpy", "scipy", "torch", "pandas"}
-    assert {patch.until for patch in compat.PATCHES} == {compat.NEXT_RECBOLE, compat.NEXT_THOP}
+    assert {patch.until for patch in compat.PATCHES} == {patching.NEXT_RECBOLE, patching.NEXT_THOP}
 
 
 def test_the_document_lists_every_patch_with_its_versions():
@@ -29,3 +30,17 @@ def test_the_document_lists_every_patch_with_its_versions():
         f"| `{patch.name}` | {patch.cause} | {patch.package} {patch.needed_from} | {patch.until} |"
         for patch in compat.PATCHES
     ]
+
+
+def test_apply_runs_every_needed_patch_once(monkeypatch):
+    calls = []
+    patches = [
+        Patch(lambda: calls.append("a"), "fails from NumPy 1 on", "numpy", "1", "NumPy 0"),
+        Patch(lambda: calls.append("b"), "fails with a NumPy of the future", "numpy", "999", "NumPy 1000"),
+        Patch(lambda: calls.append("c"), "fails with what is not known", "recbole-llmd-none", "1", "it is known"),
+    ]
+    monkeypatch.setattr(compat, "PATCHES", patches)
+    compat.apply.cache_clear()
+    compat.apply()
+    compat.apply()
+    assert calls == ["a", "c"]
