@@ -7,8 +7,6 @@ import shutil
 import subprocess
 import sys
 
-import pytest
-
 from tests.conftest import REPO
 
 TEXT = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -38,33 +36,41 @@ def carry_out(root, file, side, anchor, code):
     path.write_text("".join(lines), encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    root = tmp_path_factory.mktemp("checkout")
+PATCH_TEST = """
+from recbole.trainer import trainer
+from recbole_llmd.compat import PATCHES
+from tests import test_compat as compat
+
+def test_default_valid_metric(monkeypatch):
+    name, check = list(compat.CHECKS.items())[-1]
+    assert name == PATCHES[-1].name == "default_valid_metric" == list(compat.WITHOUT)[-1]
+    assert compat.outcome(check) == ""
+    monkeypatch.setattr(trainer, "calculate_valid_score", trainer.calculate_valid_score.__wrapped__)
+    message, fails = compat.WITHOUT[name]
+    assert fails and message in compat.outcome(check)
+"""
+
+
+def test_the_examples_pass_their_own_tests(tmp_path):
     for name in COPIED:
-        if (REPO / name).is_dir():
-            shutil.copytree(REPO / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(REPO / name, root / name)
+        copy = shutil.copytree if (REPO / name).is_dir() else shutil.copy
+        copy(REPO / name, tmp_path / name)
     for step in steps():
-        carry_out(root, *step)
-    return root
-
-
-def test_the_examples_pass_their_own_tests(checkout):
+        carry_out(tmp_path, *step)
+    (tmp_path / "tests" / "test_patch.py").write_text(PATCH_TEST)  # in this process; all of test_compat.py takes long
     tests = [
         "tests/unlearning/mapping/test_cooccurrence.py",
         "tests/data/test_item_text_lower_case.py",
-        "tests/test_compat.py",
+        "tests/test_patch.py",
         "tests/test_patching.py",
         "tests/test_docstrings.py",
     ]
     chosen = "cooccurrence or lower_case or default_valid_metric or document"
-    env = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, "-k", chosen]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=checkout)
-    # the mapping model and its docstrings, four texts and refusals, the patch before, after and by version, the table
-    assert re.search(r"\b12 passed, \d+ deselected", done.stdout), done.stdout + done.stderr
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
+    # the mapping model and its docstrings (3), the setting (5), the patch and its versions (2), the table of patches
+    assert re.search(r"\b11 passed, \d+ deselected", done.stdout), done.stdout + done.stderr
 
 
 def test_every_code_block_is_a_step():
