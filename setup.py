@@ -10,6 +10,8 @@ VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "recbole_llmd" / "version.
 PROPERTIES = ["recbole_llmd.properties"] + [
     f"recbole_llmd.properties.{folder.name}" for folder in sorted((HERE / "properties").iterdir()) if folder.is_dir()
 ]
+TEST = ["pytest>=8", "hypothesis>=6.100"]
+LINT = ["ruff>=0.17", "mypy>=2.4", "types-PyYAML", "types-tabulate", "types-tqdm"]
 
 setup(
     name="recbole-llmd",
@@ -21,7 +23,7 @@ setup(
     packages=find_packages(include=["recbole_llmd", "recbole_llmd.*"]) + PROPERTIES,
     # The property files stand at the top of the repository, where a RecBole user looks for them.
     package_dir={"recbole_llmd": "recbole_llmd", "recbole_llmd.properties": "properties"},
-    package_data={name: ["*.yaml"] for name in PROPERTIES},
+    package_data={"recbole_llmd": ["py.typed"], **{name: ["*.yaml"] for name in PROPERTIES}},
     python_requires=">=3.10",
     install_requires=[
         # RecBole asks for ray <= 2.6.3, which has no wheel for Python 3.12 and newer: there RecBole is installed
@@ -49,7 +51,7 @@ setup(
         "psutil>=5.9",
         'setuptools; python_version >= "3.12"',
     ],
-    extras_require={"test": ["pytest>=8", "hypothesis>=6.100"]},
+    extras_require={"test": TEST, "dev": TEST + LINT},
     entry_points={"console_scripts": ["recbole-llmd=recbole_llmd.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",
@@ -58,6 +60,7 @@ setup(
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
+        "Typing :: Typed",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

@@ -1,8 +1,9 @@
 """Lets RecBole 1.2.1 run on current NumPy, pandas, SciPy, PyTorch and setuptools.
 
-RecBole 1.2.1 was written for NumPy 1.x, pandas 1.x, SciPy < 1.13, PyTorch < 2.6 and setuptools < 81.
-Each patch mends one cause, changes nothing where the cause is absent, and names the upstream change or RecBole issue.
-:func:`apply` runs them all once, in the order of :data:`PATCHES`; ``import recbole_llmd`` calls it.
+RecBole 1.2.1 is its newest release; it was written for NumPy 1.x, pandas 1.x, SciPy < 1.13, PyTorch < 2.6 and
+setuptools < 81. Each patch here mends one cause, says from and until which version it is needed, and names the
+upstream change or RecBole issue. :func:`apply` runs those that are needed once, in their order in this file;
+``import recbole_llmd`` calls it.
 """
 
 import functools
@@ -10,41 +11,46 @@ import importlib
 import sys
 import types
 import warnings
+from collections import OrderedDict
 from importlib import util
+from typing import Any
 
 import numpy as np
 
+from recbole_llmd.patching import NEXT_THOP, PATCHES, patch
 
-def _called_by_recbole():
+
+def _called_by_recbole() -> bool:
     """Whether the function that asks was called from RecBole's own code."""
-    return sys._getframe(2).f_globals.get("__name__", "").split(".")[0] == "recbole"
+    return str(sys._getframe(2).f_globals.get("__name__")).split(".")[0] == "recbole"
 
 
 class _LazyRayTune(types.ModuleType):
     """Stands for ``ray.tune`` inside RecBole; imports the real ray at the first use that needs it."""
 
-    def report(self, *args, **metrics):
+    def report(self, *args: Any, **metrics: Any) -> None:
         """Report to ray if the caller runs under ray; outside a ray run there is nobody to report to."""
         ray = sys.modules.get("ray")
         if ray is not None and ray.is_initialized():
             importlib.import_module("ray.tune").report(*args, **metrics)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(importlib.import_module("ray.tune"), name)
 
 
-def import_without_ray():
-    """``recbole.quick_start`` imports ray at import time, and ray <= 2.6.3 (RecBole's ceiling) fails on
-    setuptools >= 81 (``pkg_resources`` is gone) and NumPy 2 (``numpy.bool8`` is gone). ray serves only
-    ray-based tuning, so it is loaded there and nowhere else (RecBole issue #2215).
+@patch("`import recbole.quick_start` imports ray, whose releases up to 2.6.3 fail on setuptools 81 and NumPy 2")
+def import_without_ray() -> None:
+    """RecBole's ceiling, ray 2.6.3, wants ``pkg_resources``, gone from setuptools 81, and ``numpy.bool8``, gone from
+    NumPy 2. It serves ray-based tuning alone, so it is loaded there and nowhere else (RecBole issue #2215).
     """
     if "recbole.quick_start.quick_start" in sys.modules:
         return
-    hidden = {name: sys.modules.pop(name) for name in ("ray", "ray.tune") if name in sys.modules}
-    sys.modules["ray"] = types.ModuleType("ray")
-    sys.modules["ray"].tune = sys.modules["ray.tune"] = _LazyRayTune("ray.tune")
+    hidden = {name: sys.modules.pop(name) for name in ["ray", "ray.tune"] if name in sys.modules}
+    ray: Any = types.ModuleType("ray")
+    ray.tune = _LazyRayTune("ray.tune")
+    sys.modules.update({"ray": ray, "ray.tune": ray.tune})
     try:
         importlib.import_module("recbole.quick_start.quick_start")
     finally:
@@ -52,7 +58,8 @@ def import_without_ray():
         sys.modules.update(hidden)
 
 
-def distutils_for_thop():
+@patch("thop imports `distutils`", "python", "3.12", NEXT_THOP)
+def distutils_for_thop() -> None:
     """``thop`` (RecBole's FLOPs counter) imports ``distutils.version``, which Python 3.12 removed (PEP 632).
     setuptools carries a copy: its start-up hook puts it in place, or else its import does.
     """
@@ -60,7 +67,8 @@ def distutils_for_thop():
         importlib.import_module("setuptools")
 
 
-def numpy_aliases():
+@patch("RecBole reads `np.float`, `np.int`, ..., and its Config `np.float_`, `np.unicode_`, ...", "numpy", "1.24")
+def numpy_aliases() -> None:
     """RecBole reads ``np.float``, ``np.int``, ``np.bool`` ... (removed in NumPy 1.24), which its Config sets from
     ``np.float_``, ``np.unicode_`` ... (removed in NumPy 2). The names are set here once, so that a checkpoint
     can be read before any Config was built, and Config's own setter is retired (RecBole PR #2155).
@@ -75,32 +83,34 @@ def numpy_aliases():
     Config.compatibility_settings = lambda self: None
 
 
-def numpy_scalar_results():
-    """NumPy 2 prints its scalars as ``np.float64(0.1)`` (NEP 51), and RecBole's metrics are such scalars, in its result
-    lines and in the dictionaries it returns. The evaluator returns plain numbers.
+@patch("results hold NumPy's scalars, which print as `np.float64(0.1)` from NumPy 2 on")
+def numpy_scalar_results() -> None:
+    """RecBole's metrics are NumPy's scalars, in its result lines and in the dictionaries it returns, and NumPy 2 prints
+    them with their type (NEP 51). The evaluator returns plain numbers.
     """
     from recbole.evaluator import Evaluator
 
     original = Evaluator.evaluate
 
     @functools.wraps(original)
-    def evaluate(self, dataobject):
-        result = original(self, dataobject)
+    def evaluate(self: Any, dataobject: Any) -> OrderedDict[str, float]:
+        result: OrderedDict[str, Any] = original(self, dataobject)
         return type(result)((name, v.item() if isinstance(v, np.generic) else v) for name, v in result.items())
 
     Evaluator.evaluate = evaluate
 
 
-def counts_in_collector():
-    """``Collector.get_data_struct`` calls ``.cpu()`` on plain counts too, so that ItemCoverage, AveragePopularity,
-    GiniIndex and TailPercentage fail (RecBole issues #2131 and #2191). The counts are kept out of its way.
+@patch("ItemCoverage, GiniIndex, TailPercentage and AveragePopularity fail")
+def counts_in_collector() -> None:
+    """``Collector.get_data_struct`` calls ``.cpu()`` on plain counts too (RecBole issues #2131 and #2191). The counts
+    are kept out of its way.
     """
     from recbole.evaluator import Collector
 
     original = Collector.get_data_struct
 
     @functools.wraps(original)
-    def get_data_struct(self):
+    def get_data_struct(self: Any) -> Any:
         collected = self.data_struct._data_dict
         counts = {key: collected.pop(key) for key in list(collected) if not hasattr(collected[key], "cpu")}
         returned = original(self)
@@ -111,7 +121,8 @@ def counts_in_collector():
     Collector.get_data_struct = get_data_struct
 
 
-def scipy_dok_update():
+@patch("LightGCN, NGCF and others call `dok_matrix._update`", "scipy", "1.13")
+def scipy_dok_update() -> None:
     """LightGCN, NGCF, NCL, GCMC, SpectralCF, KGIN and MCCLK fill a ``dok_matrix`` through ``_update``, which
     SciPy 1.13 removed (RecBole issue #2215).
     """
@@ -121,7 +132,8 @@ def scipy_dok_update():
         dok_matrix._update = lambda self, entries: self._dict.update(entries)
 
 
-def torch_load_of_checkpoints():
+@patch("`torch.load` warns of RecBole's checkpoints (a pickled Config), and refuses them from 2.6 on", "torch", "2.4")
+def torch_load_of_checkpoints() -> None:
     """Since PyTorch 2.6 ``torch.load`` reads tensors only by default, while RecBole's checkpoints hold a pickled
     Config (RecBole issue #2215, PR #2078). The old default comes back for calls made by RecBole's own
     modules, which read a checkpoint that the user trained or named; every other caller keeps PyTorch's.
@@ -131,7 +143,7 @@ def torch_load_of_checkpoints():
     load = torch.load
 
     @functools.wraps(load)
-    def load_for_recbole(*args, **kwargs):
+    def load_for_recbole(*args: Any, **kwargs: Any) -> Any:
         if _called_by_recbole():
             kwargs.setdefault("weights_only", False)
         return load(*args, **kwargs)
@@ -139,42 +151,46 @@ def torch_load_of_checkpoints():
     torch.load = load_for_recbole
 
 
-def torch_amp():
+@patch("`torch.cuda.amp` warns in every epoch", "torch", "2.4")
+def torch_amp() -> None:
     """``torch.cuda.amp.GradScaler`` and ``torch.cuda.amp.autocast`` are deprecated since PyTorch 2.4 and warn in
     every epoch; the trainer gets their present forms (RecBole PR #2078).
     """
     import torch
     from recbole.trainer import trainer
 
-    scaler, autocast = (functools.partial(part, "cuda") for part in (torch.amp.GradScaler, torch.amp.autocast))
+    scaler, autocast = (functools.partial(cls, "cuda") for cls in (torch.amp.GradScaler, torch.amp.autocast))
     trainer.amp = types.SimpleNamespace(GradScaler=scaler, autocast=autocast)
 
 
-def torch_sparse_tensor():
+@patch("`torch.sparse.FloatTensor` warns", "torch", "2.1")
+def torch_sparse_tensor() -> None:
     """RecBole's graph models build their adjacency by ``torch.sparse.FloatTensor(...)``, which PyTorch deprecates
     with a warning; its present form warns too unless told whether to check the indices. RecBole's calls
     are passed to that form; for everybody else the name stays what it was, ``isinstance`` included.
     """
     import torch
 
-    original = torch.sparse.FloatTensor
+    sparse: Any = torch.sparse
+    original = sparse.FloatTensor
 
     class FloatTensorType(type):
-        def __call__(cls, *args, **kwargs):
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             if _called_by_recbole():
                 return torch.sparse_coo_tensor(*args, dtype=torch.float32, check_invariants=False, **kwargs)
             return original(*args, **kwargs)
 
-        def __instancecheck__(cls, tensor):
+        def __instancecheck__(cls, tensor: object) -> bool:
             return isinstance(tensor, original)
 
-        def __getattr__(cls, name):
+        def __getattr__(cls, name: str) -> Any:
             return getattr(original, name)
 
-    torch.sparse.FloatTensor = FloatTensorType("torch.sparse.FloatTensor", (), {})
+    sparse.FloatTensor = FloatTensorType("torch.sparse.FloatTensor", (), {})
 
 
-def torch_anomaly_detection():
+@patch("importing SINE, as every sequential model does, switches anomaly detection on: all training is slower")
+def torch_anomaly_detection() -> None:
     """The module of SINE, which RecBole imports with every sequential model, switches PyTorch's anomaly detection on
     for the whole process: the gradients of all operations of all models are searched for NaN and their stacks recorded,
     which takes a fifth to a third of an epoch. It is off again; who wants it switches it on after the import.
@@ -187,7 +203,8 @@ def torch_anomaly_detection():
     torch.autograd.set_detect_anomaly(before)
 
 
-def torch_warnings_about_models():
+@patch("PyTorch warns of sound lines in the auto-encoders, DMF, GCMC and SpectralCF", "torch", "1.9")
+def torch_warnings_about_models() -> None:
     """PyTorch warns about two lines inside RecBole's models which do what they should: a list as an index (``predict``
     of the auto-encoders, still read as a tuple) and a tensor made from a list of arrays (DMF, GCMC, SpectralCF).
     There is no hook to mend them, so these messages are not shown when they come from there.
@@ -196,7 +213,8 @@ def torch_warnings_about_models():
         warnings.filterwarnings("ignore", message, UserWarning, r"recbole\.model\.")
 
 
-def pandas_missing_sequences():
+@patch("missing sequences stay missing, and their features fail to load (pandas 2 warns)", "pandas", "2.2")
+def pandas_missing_sequences() -> None:
     """``Dataset._load_feat`` fills missing sequences by ``df[field].fillna(inplace=True)``, which changes a copy
     under pandas 3 (copy-on-write) and then fails on ``NaN.split`` (RecBole issue #2215). The file reader of
     RecBole's dataset module fills them first; pandas' warning about RecBole's own line is silenced there.
@@ -204,7 +222,7 @@ def pandas_missing_sequences():
     import pandas as pd
     from recbole.data.dataset import dataset as module
 
-    def read_csv(*args, **kwargs):
+    def read_csv(*args: Any, **kwargs: Any) -> Any:
         frame = pd.read_csv(*args, **kwargs)
         for column in frame.columns:
             if str(column).endswith("_seq"):  # the file's head: "name:token_seq" or "name:float_seq"
@@ -215,7 +233,7 @@ def pandas_missing_sequences():
     original = module.Dataset._load_feat
 
     @functools.wraps(original)
-    def _load_feat(self, filepath, source):
+    def _load_feat(self: Any, filepath: str, source: Any) -> pd.DataFrame:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "A value is .*set on a copy", module=r"recbole\.data\.dataset\.dataset")
             return original(self, filepath, source)
@@ -223,14 +241,15 @@ def pandas_missing_sequences():
     module.Dataset._load_feat = _load_feat
 
 
-def pandas_fill_nan():
+@patch("missing tokens and floats stay missing (pandas 2 warns)", "pandas", "2.2")
+def pandas_fill_nan() -> None:
     """``Dataset._fill_nan`` fills missing tokens and floats by ``feat[field].fillna(inplace=True)``, which has no
     effect under pandas 3 (copy-on-write; RecBole issue #2215). The same rules, by assignment.
     """
     from recbole.data.dataset import Dataset
     from recbole.utils import FeatureType
 
-    def _fill_nan(self):
+    def _fill_nan(self: Any) -> None:
         self.logger.debug("Filling nan")
         for name in self.feat_name_list:
             feat = getattr(self, name)
@@ -247,7 +266,8 @@ def pandas_fill_nan():
     Dataset._fill_nan = _fill_nan
 
 
-def pandas_lengths_of_sequences():
+@patch("sequence features fail to load; `benchmark_filename` gets wrong lengths (pandas 2 warns)", "pandas", "2.1")
+def pandas_lengths_of_sequences() -> None:
     """RecBole takes the length of every sequence in a column by ``feat[field].agg(len)``. pandas 2.1 deprecates that
     with a warning and pandas 3 returns the length of the column: sequence features cannot be loaded any
     more, and the sequences of ``benchmark_filename`` data would silently all get one and the same length.
@@ -257,7 +277,7 @@ def pandas_lengths_of_sequences():
     original = pd.Series.agg
 
     @functools.wraps(original)
-    def agg(self, func=None, *args, **kwargs):
+    def agg(self: pd.Series, func: Any = None, *args: Any, **kwargs: Any) -> Any:
         if func is len and _called_by_recbole():
             return self.map(len)
         return original(self, func, *args, **kwargs)
@@ -265,7 +285,8 @@ def pandas_lengths_of_sequences():
     pd.Series.agg = agg
 
 
-def pandas_read_only_arrays():
+@patch("tensors share the memory of a DataFrame, which is read-only from pandas 3 on")
+def pandas_read_only_arrays() -> None:
     """Under pandas 3 the arrays behind a DataFrame are read-only. RecBole makes tensors of them without a copy:
     PyTorch warns, and writing into such a tensor would change the frame. RecBole gets copies.
     """
@@ -276,38 +297,20 @@ def pandas_read_only_arrays():
     convert = interaction._convert_to_tensor
 
     @functools.wraps(original)
-    def _dataframe_to_interaction(self, data):
+    def _dataframe_to_interaction(self: Any, data: Any) -> Any:
         # the original reads nothing but the column names and each column's values
         return original(self, {field: types.SimpleNamespace(values=np.array(data[field])) for field in data})
 
-    def _convert_to_tensor(data):
+    def _convert_to_tensor(data: Any) -> Any:
         return convert(data.copy() if isinstance(data, np.ndarray) and not data.flags.writeable else data)
 
     Dataset._dataframe_to_interaction = _dataframe_to_interaction
     interaction._convert_to_tensor = _convert_to_tensor
 
 
-PATCHES = (
-    import_without_ray,
-    distutils_for_thop,
-    numpy_aliases,
-    numpy_scalar_results,
-    counts_in_collector,
-    scipy_dok_update,
-    torch_load_of_checkpoints,
-    torch_amp,
-    torch_sparse_tensor,
-    torch_anomaly_detection,
-    torch_warnings_about_models,
-    pandas_missing_sequences,
-    pandas_fill_nan,
-    pandas_lengths_of_sequences,
-    pandas_read_only_arrays,
-)
-
-
 @functools.cache
-def apply():
-    """Apply every patch once per process."""
-    for patch in PATCHES:
-        patch()
+def apply() -> None:
+    """Apply every patch that the installed versions need, once per process."""
+    for each in PATCHES:
+        if each.needed():
+            each.apply()

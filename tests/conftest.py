@@ -11,7 +11,7 @@ import pytest
 # Before PyTorch is imported, and for the processes that tests start: threads cost tiny models more than they give.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import recbole_llmd  # noqa: E402, F401  (mends RecBole before any test imports it)
+import recbole_llmd  # noqa: F401  (mends RecBole before any test imports it)
 
 REPO = Path(__file__).resolve().parent.parent
 CORPUS = [

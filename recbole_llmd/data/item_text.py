@@ -1,19 +1,30 @@
 """The text of each item, from the atomic ``.item`` file."""
 
+from __future__ import annotations
+
 import os
 import string
+from collections.abc import Mapping
 from logging import getLogger
+from typing import Any
+
+import pandas as pd
+from recbole.data.dataset import Dataset
 
 from recbole_llmd.data.atomic_file import read_atomic_file
-from recbole_llmd.errors import SettingsError
+from recbole_llmd.errors import DataError, SettingsError
 
 
-def item_file(config):
-    """The path of the dataset's ``.item`` file (which need not exist)."""
+def item_file(config: Mapping[str, Any]) -> str:
+    """The path of the dataset's ``.item`` file (which need not exist).
+
+    >>> item_file({"data_path": "dataset/tiny", "dataset": "tiny"})
+    'dataset/tiny/tiny.item'
+    """
     return os.path.join(config["data_path"], f"{config['dataset']}.item")
 
 
-def load_item_texts(config, dataset):
+def load_item_texts(config: Mapping[str, Any], dataset: Dataset) -> list[str]:
     """One text per item id.
 
     The ``.item`` file is read directly, so that neither the user's ``load_col`` nor the CRM's features depend on it.
@@ -23,10 +34,12 @@ def load_item_texts(config, dataset):
         dataset: the RecBole dataset, which maps tokens to item ids.
 
     Returns:
-        list of str: ``texts[item_id]``; empty for the padding item and for items without text.
+        ``texts[item_id]``, for all ``n_items`` ids; empty for the padding item and for items without text.
 
     Raises:
-        SettingsError: if a named field is not in the file, with the fields that are.
+        SettingsError: if a named field is not in the file, with the fields that are; or fields are named and there is
+            no file.
+        DataError: if the file cannot be read, or does not say which items its lines are of.
     """
     texts = [""] * dataset.item_num
     path = item_file(config)
@@ -38,7 +51,12 @@ def load_item_texts(config, dataset):
             )
         return _warn_if_missing(texts, f"{path} does not exist")
     frame, types = read_atomic_file(path, config)
-    frame = frame.drop_duplicates(subset=config["ITEM_ID_FIELD"])
+    if dataset.iid_field not in frame.columns:
+        raise DataError(
+            f"{path} has the fields {', '.join(frame.columns)}: its lines need {dataset.iid_field}, the items' ids. "
+            "Add that field, or set ITEM_ID_FIELD to the one that has them."
+        )
+    frame = frame.drop_duplicates(subset=dataset.iid_field)
     fields, template = _fields_and_template(config, frame, types, path)
     if not fields:
         return _warn_if_missing(texts, f"{path} has no token_seq field")
@@ -52,8 +70,11 @@ def load_item_texts(config, dataset):
     return _warn_if_missing(texts, f"{path} has no text for them")
 
 
-def _fields_and_template(config, frame, types, path):
-    template = config["item_text_template"]
+def _fields_and_template(
+    config: Mapping[str, Any], frame: pd.DataFrame, types: Mapping[str, str], path: str
+) -> tuple[list[str], str | None]:
+    """The fields that make a text, and the template that they fill (None: they are joined)."""
+    template: str | None = config["item_text_template"]
     if template:
         try:
             fields = [field for _, field, _, _ in string.Formatter().parse(template) if field]
@@ -72,7 +93,7 @@ def _fields_and_template(config, frame, types, path):
     return fields, template
 
 
-def _warn_if_missing(texts, reason):
+def _warn_if_missing(texts: list[str], reason: str) -> list[str]:
     missing = sum(not text for text in texts[1:])
     if missing:
         getLogger().warning(

@@ -1,11 +1,19 @@
 """One self-contained HTML page: text, tables and plotly figures; it loads nothing from the network."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from recbole_llmd.atomic_write import atomic_write
-from recbole_llmd.report.table import columns_of
+from recbole_llmd.report.table import Column, Row, columns_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from plotly.graph_objects import Figure
 
 CONTENTS_FROM = 4  # sections: fewer need no table of contents
 STYLE = """
@@ -34,13 +42,19 @@ tbody tr:nth-child(even) { background: var(--stripe); }
 
 @dataclass(frozen=True)
 class Table:
-    """Rows (dicts, or a pandas DataFrame) with their columns (default: every key), and a caption above them."""
+    """Rows (dicts, or a pandas DataFrame) with their columns (default: every key), and a caption above them.
 
-    rows: Any
-    columns: list = None
+    >>> print(Table([{"arm": "retrained", "seconds": 13.14}]).html())
+    <div class="scroll"><table><thead><tr><th class="left">arm</th><th>seconds</th></tr></thead><tbody>
+    <tr><td class="left">retrained</td><td>13.1</td></tr>
+    </tbody></table></div>
+    """
+
+    rows: Sequence[Row] | pd.DataFrame
+    columns: Sequence[Column] | None = None
     caption: str = ""
 
-    def html(self):
+    def html(self) -> str:
         """The table as HTML, which scrolls sideways where it is wider than the page."""
         rows = self.rows.to_dict("records") if hasattr(self.rows, "to_dict") else self.rows
         columns = columns_of(rows) if self.columns is None else self.columns
@@ -60,15 +74,22 @@ class Table:
         return f'<div class="scroll">{caption}{table}</div>'
 
 
+Block: TypeAlias = "str | Table | Figure"
+
+
 @dataclass(frozen=True)
 class Section:
-    """A heading and its parts in order: paragraphs (str), :class:`Table` and plotly figures."""
+    """A heading and what stands under it, in order: paragraphs (str), :class:`Table` and plotly figures.
+
+    >>> cost = Section("Cost", ["Seconds a request.", Table([{"arm": "retrained", "seconds": 13.14}])])
+    >>> write_page("report.html", "Unlearning", "One user leaves.", [cost])
+    """
 
     heading: str
-    parts: list
+    blocks: Sequence[Block]
 
 
-def write_page(path, title, intro, sections):
+def write_page(path: str | Path, title: str, intro: str | Sequence[str], sections: Sequence[Section]) -> None:
     """Write a page: ``intro`` is a paragraph or a list of them; a figure's script is embedded once for all."""
     paragraphs = [intro] if isinstance(intro, str) else intro
     contents = ""
@@ -76,11 +97,13 @@ def write_page(path, title, intro, sections):
         entries = (f'<li><a href="#s{i}">{escape(section.heading)}</a></li>' for i, section in enumerate(sections))
         contents = f"<nav><ul>{''.join(entries)}</ul></nav>"
     body = [
-        f'<section id="s{i}"><h2>{escape(section.heading)}</h2>\n' + "\n".join(map(_part, section.parts)) + "</section>"
+        f'<section id="s{i}"><h2>{escape(section.heading)}</h2>\n'
+        + "\n".join(map(_html, section.blocks))
+        + "</section>"
         for i, section in enumerate(sections)
     ]
     script = ""
-    if any(not isinstance(part, (str, Table)) for section in sections for part in section.parts):
+    if any(not isinstance(block, (str, Table)) for section in sections for block in section.blocks):
         from plotly.offline import get_plotlyjs
 
         script = f"<script>{get_plotlyjs()}</script>"
@@ -88,7 +111,7 @@ def write_page(path, title, intro, sections):
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title><style>{STYLE}</style>{script}</head><body><main>
 <h1>{escape(title)}</h1>
-{"".join(map(_part, paragraphs))}
+{"".join(map(_html, paragraphs))}
 {contents}
 {"".join(body)}
 </main></body></html>
@@ -97,20 +120,21 @@ def write_page(path, title, intro, sections):
         temporary.write_text(page, encoding="utf-8")
 
 
-def _part(part):
-    if isinstance(part, str):
-        return f"<p>{escape(part)}</p>"
-    if isinstance(part, Table):
-        return part.html()
+def _html(block: Block) -> str:
+    if isinstance(block, str):
+        return f"<p>{escape(block)}</p>"
+    if isinstance(block, Table):
+        return block.html()
     from plotly.io import to_html
 
     config = {"displaylogo": False, "responsive": True, "modeBarButtons": [["toImage", "zoom2d", "resetScale2d"]]}
-    return to_html(part, include_plotlyjs=False, full_html=False, config=config)
+    figure_html: str = to_html(block, include_plotlyjs=False, full_html=False, config=config)
+    return figure_html
 
 
-def provenance_section(record):
+def provenance_section(record: Mapping[str, Any]) -> Section:
     """The section that says where a record's figures come from: command, commit, machine, versions."""
-    parts = [f"Command: {record['command']}", f"Commit: {record['commit']}"]
-    for part in ("machine", "versions"):
-        parts.append(f"{part.title()}: " + ", ".join(f"{key} {value}" for key, value in record[part].items()))
-    return Section("Where the figures come from", parts)
+    paragraphs = [f"Command: {record['command']}", f"Commit: {record['commit']}"]
+    for facts in ("machine", "versions"):
+        paragraphs.append(f"{facts.title()}: " + ", ".join(f"{key} {value}" for key, value in record[facts].items()))
+    return Section("Where the figures come from", paragraphs)

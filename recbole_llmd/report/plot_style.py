@@ -1,6 +1,13 @@
 """How plots look: one template, one colour and symbol a name, axes with units and plain ticks."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 # Paul Tol's "bright" scheme: distinct for all kinds of colour vision, on white and on dark ground.
 COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#999999")
@@ -9,8 +16,12 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 GRID = "rgba(128,128,128,0.25)"
 
 
-def styles(names):
-    """``{name: {"color", "symbol", "dash"}}``: ask once for all names of a page and use it in every plot of it."""
+def styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """``{name: {"color", "symbol", "dash"}}``: ask once for all names of a page and use it in every plot of it.
+
+    >>> styles(["retrained", "corrected"])["corrected"]
+    {'color': '#EE6677', 'symbol': 'square', 'dash': 'solid'}
+    """
     return {
         name: {
             "color": COLOURS[index % len(COLOURS)],
@@ -21,7 +32,7 @@ def styles(names):
     }
 
 
-def template():
+def template() -> go.layout.Template:
     """The plotly template of the pages: no ground of its own, so that it stands on a light and on a dark page."""
     import plotly.graph_objects as go
 
@@ -53,15 +64,18 @@ def template():
     )
 
 
-def figure(traces=(), **layout):
+def figure(traces: Iterable[Any] = (), **layout: Any) -> go.Figure:
     """A plotly figure in the template; ``layout`` as for ``Figure.update_layout``."""
     import plotly.graph_objects as go
 
     return go.Figure(list(traces), {"template": template(), **layout})
 
 
-def facets(titles, columns=2, height=330):
-    """A figure of one panel a title: ``add_scatter(..., **place(n))`` and ``update_xaxes(axis, **place(n))``."""
+def facets(titles: Sequence[str], columns: int = 2, height: int = 330) -> go.Figure:
+    """A figure of one panel a title: ``add_scatter(..., **place(n))`` and ``update_xaxes(axis, **place(n))``.
+
+    ``height`` is that of a panel, in pixels.
+    """
     from plotly.subplots import make_subplots
 
     columns = min(columns, len(titles))
@@ -74,17 +88,25 @@ def facets(titles, columns=2, height=330):
     return fig
 
 
-def place(index, columns=2):
-    """Row and column of the panel ``index`` of :func:`facets`, as plotly's methods take them."""
+def place(index: int, columns: int = 2) -> dict[str, int]:
+    """Row and column of the panel ``index`` of :func:`facets`, as plotly's methods take them.
+
+    >>> place(3)
+    {'row': 2, 'col': 2}
+    """
     return {"row": index // columns + 1, "col": index % columns + 1}
 
 
-def axis(title, unit=None):
-    """A linear axis: its title with the unit."""
+def axis(title: str, unit: str | None = None) -> dict[str, Any]:
+    """A linear axis: its title with the unit.
+
+    >>> axis("time", "s")
+    {'title': {'text': 'time (s)'}}
+    """
     return {"title": {"text": f"{title} ({unit})" if unit else title}}
 
 
-def log_axis(title, values, unit=None, zero=None):
+def log_axis(title: str, values: Sequence[float], unit: str | None = None, zero: float | None = None) -> dict[str, Any]:
     """A logarithmic axis around the positive ``values``, with ticks such as 0.01, 1, 1,000 and 10⁻¹².
 
     ``zero``: the position that stands for 0 (of :func:`floored`); its tick says so.
@@ -111,8 +133,12 @@ def log_axis(title, values, unit=None, zero=None):
     }
 
 
-def floored(values):
-    """``(values with zeros raised to a floor, floor)`` for a log axis; the floor is None where no value is zero."""
+def floored(values: Sequence[float]) -> tuple[list[float], float | None]:
+    """``(values with zeros raised to a floor, floor)`` for a log axis; the floor is None where no value is zero.
+
+    >>> floored([0.1, 0.0, 1.0])
+    ([0.1, 0.01, 1.0], 0.01)
+    """
     positive = [value for value in values if value > 0]
     if len(positive) == len(values):
         return list(values), None
@@ -120,7 +146,7 @@ def floored(values):
     return [value if value > 0 else floor for value in values], floor
 
 
-def _tick(value, plain):
+def _tick(value: float, plain: bool) -> str:
     if plain:
         return f"{value:,.10g}"
     factor, _, exponent = f"{value:.0e}".partition("e")

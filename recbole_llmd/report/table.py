@@ -1,12 +1,15 @@
 """Tables of figures: how a number is written, rows on the terminal, CSV and JSON files."""
 
+from __future__ import annotations
+
 import csv
 import json
 import math
 import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from recbole_llmd.atomic_write import atomic_write
 
@@ -14,83 +17,119 @@ MISSING = "–"
 
 
 class Spread(NamedTuple):
-    """Mean and sample standard deviation over ``n`` values; None where there are too few."""
+    """Mean and sample standard deviation over ``n`` values; None where there are too few.
 
-    mean: float
-    sd: float
+    >>> number(Spread(mean=0.0961, sd=0.0012, n=3))
+    '0.0961 ± 0.0012'
+    """
+
+    mean: float | None
+    sd: float | None
     n: int
 
 
-def spread(values):
-    """The :class:`Spread` of the values that are neither None nor NaN."""
-    values = [float(value) for value in values if value is not None and not math.isnan(value)]
-    if not values:
+Figure: TypeAlias = float | Spread | None
+Row: TypeAlias = Mapping[str, Any]
+
+
+def spread(values: Iterable[float | None]) -> Spread:
+    """The :class:`Spread` of the values that are neither None nor NaN.
+
+    >>> spread([1.0, None, 3.0])
+    Spread(mean=2.0, sd=1.4142135623730951, n=2)
+    """
+    given = [float(value) for value in values if value is not None and not math.isnan(value)]
+    if not given:
         return Spread(None, None, 0)
-    several = len(values) > 1 and all(map(math.isfinite, values))
-    return Spread(statistics.fmean(values), statistics.stdev(values) if several else None, len(values))
+    several = len(given) > 1 and all(map(math.isfinite, given))
+    return Spread(statistics.fmean(given), statistics.stdev(given) if several else None, len(given))
 
 
-def text(value):
+def text(value: object) -> str:
     """A name."""
     return MISSING if value is None else str(value)
 
 
-def count(value):
-    """A whole number with separators between thousands; the mean of several rounded."""
+def count(value: Figure) -> str:
+    """A whole number with separators between thousands; the mean of several rounded.
+
+    >>> count(80000)
+    '80,000'
+    """
     return _write(value, lambda mean: 0)
 
 
-def number(value, digits=3):
-    """A figure with ``digits`` significant digits: 0.0123, 1,230, 1.23e-08, and 0 for what is exactly zero."""
+def number(value: Figure, digits: int = 3) -> str:
+    """A figure with ``digits`` significant digits; 0 is what is exactly zero.
+
+    >>> number(0.01234), number(1234.5), number(1.2345e-8), number(0.0)
+    ('0.0123', '1,230', '1.23e-08', '0')
+    """
     return _write(value, lambda mean: digits - 1 - int(f"{mean:.{digits - 1}e}".partition("e")[2]), digits)
 
 
-def metric(value):
-    """A metric with four decimals, as RecBole writes them."""
+def metric(value: Figure) -> str:
+    """A metric with four decimals, as RecBole writes them.
+
+    >>> metric(0.09612)
+    '0.0961'
+    """
     return _write(value, lambda mean: 4)
 
 
-def seconds(value):
-    """Seconds with three significant digits: 131 µs, 1.31 ms, 13.1 s, 1,310 s."""
-    mean, _ = _parts(value)
+def seconds(value: Figure) -> str:
+    """Seconds with three significant digits, in the unit that fits the mean.
+
+    >>> seconds(0.000131), seconds(Spread(0.010, 0.002, 3)), seconds(1310)
+    ('131 µs', '10.0 ± 2.0 ms', '1,310 s')
+    """
+    mean, _ = _mean_and_sd(value)
     if mean is None:
         return MISSING
     unit, factor = next((pair for pair in (("s", 1), ("ms", 1e3)) if abs(mean) * pair[1] >= 0.9995), ("µs", 1e6))
     return f"{number(_scaled(value, factor))} {unit if mean else 's'}"
 
 
-def mebibytes(value):
-    """Bytes as MiB with three significant digits."""
-    return MISSING if _parts(value)[0] is None else f"{number(_scaled(value, 2**-20))} MiB"
+def mebibytes(value: Figure) -> str:
+    """Bytes as MiB with three significant digits.
+
+    >>> mebibytes(3 * 2**20)
+    '3.00 MiB'
+    """
+    return MISSING if _mean_and_sd(value)[0] is None else f"{number(_scaled(value, 2**-20))} MiB"
 
 
-def times(value):
-    """A ratio of costs: 615×."""
-    return MISSING if _parts(value)[0] is None else f"{number(value)}×"
+def times(value: Figure) -> str:
+    """A ratio of costs.
+
+    >>> times(615.4)
+    '615×'
+    """
+    return MISSING if _mean_and_sd(value)[0] is None else f"{number(value)}×"
 
 
-def mean_only(form):
+def mean_only(form: Callable[[Figure], str]) -> Callable[[Figure], str]:
     """The same way of writing (:func:`number` or another), without the standard deviation: for narrow tables."""
     return lambda value: form(value.mean if isinstance(value, Spread) else value)
 
 
-def _parts(value):
+def _mean_and_sd(value: Figure) -> tuple[float, float | None] | tuple[None, None]:
     mean, sd = value[:2] if isinstance(value, Spread) else (value, None)
     return (None, None) if mean is None or math.isnan(mean) else (mean, sd)
 
 
-def _scaled(value, factor):
-    mean, sd = _parts(value)
-    return Spread(mean * factor, None if sd is None else sd * factor, 0)
+def _scaled(value: Figure, factor: float) -> Spread:
+    mean, sd = _mean_and_sd(value)
+    return Spread(None if mean is None else mean * factor, None if sd is None else sd * factor, 0)
 
 
-def _write(value, decimals, digits=None):
+def _write(value: Figure, decimals: Callable[[float], int], digits: int | None = None) -> str:
     """``mean ± sd``, both with the decimals that fit the mean; very small or large ones with exponents."""
-    mean, sd = _parts(value)
+    mean, sd = _mean_and_sd(value)
     if mean is None:
         return MISSING
 
-    def one(figure):
+    def one(figure: float) -> str:
         if math.isinf(figure):
             return "∞" if figure > 0 else "-∞"
         if figure == 0 and digits:
@@ -108,40 +147,45 @@ class Column:
     """A column of a table: the key of the rows, the heading, and how a value is written (a function to str).
 
     Line breaks in the heading hold on the terminal alone, and so does a hyphen before one.
+
+    >>> print(terminal_table([{"arm": "retrained", "s": 13.14}], [Column("arm", "arm"), Column("s", "time", seconds)]))
+    arm          time
+    ---------  ------
+    retrained  13.1 s
     """
 
     key: str
     heading: str
-    format: Any = text
+    format: Callable[[Any], str] = text
 
     @property
-    def left(self):
+    def left(self) -> bool:
         """Whether the values are names, which stand at the left; figures stand at the right."""
         return self.format is text
 
 
-def present(rows, columns):
+def present(rows: Sequence[Row], columns: Iterable[Column]) -> list[Column]:
     """The columns for which at least one row has a value."""
-    return [column for column in columns if any(_parts_of(row.get(column.key)) is not None for row in rows)]
+    return [column for column in columns if any(_mean(row.get(column.key)) is not None for row in rows)]
 
 
-def _parts_of(value):
+def _mean(value: Any) -> Any:
     return value.mean if isinstance(value, Spread) else value
 
 
-def columns_of(rows):
+def columns_of(rows: Sequence[Row]) -> list[Column]:
     """Columns for rows without a description: every key, figures with three significant digits."""
     keys = dict.fromkeys(key for row in rows for key in row)
 
-    def form(key):
-        values = [_parts_of(row.get(key)) for row in rows]
+    def form(key: str) -> Callable[[Any], str]:
+        values = [_mean(row.get(key)) for row in rows]
         kinds = {type(value) for value in values if value is not None}
         return count if kinds == {int} else number if kinds and kinds <= {int, float} else text
 
     return [Column(key, str(key), form(key)) for key in keys]
 
 
-def terminal_table(rows, columns):
+def terminal_table(rows: Iterable[Row], columns: Sequence[Column]) -> str:
     """The rows as a table for the terminal."""
     from tabulate import tabulate
 
@@ -153,7 +197,7 @@ def terminal_table(rows, columns):
     )
 
 
-def write_csv(path, rows):
+def write_csv(path: str | Path, rows: Sequence[Row]) -> None:
     """Write rows with full precision; one column for every key, in the order of first sight; None is empty."""
     with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
@@ -161,13 +205,13 @@ def write_csv(path, rows):
         writer.writerows(rows)
 
 
-def write_json(path, record):
+def write_json(path: str | Path, record: Row) -> None:
     """Write a record as JSON; what JSON does not know becomes the nearest it does (NaN and infinity: null)."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(_plain(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     if isinstance(value, Spread):
         return _plain(value._asdict())
     if isinstance(value, dict):

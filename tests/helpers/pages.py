@@ -12,10 +12,8 @@ def loads(page):
 
 def data_of(page):
     """The traces of the page's figures, in order."""
-    found = []
-    for call in re.finditer(r"Plotly\.newPlot\(\s*\"[^\"]+\",\s*", page):
-        found.append(json.JSONDecoder().raw_decode(page, call.end())[0])
-    return found
+    calls = re.finditer(r"Plotly\.newPlot\(\s*\"[^\"]+\",\s*", page)
+    return [json.JSONDecoder().raw_decode(page, call.end())[0] for call in calls]
 
 
 def page_of(path):

@@ -96,8 +96,12 @@ def test_csv_and_json_keep_every_digit(tmp_path):
     }
     table.write_json(tmp_path / "t.json", odd)
     assert json.loads((tmp_path / "t.json").read_text(), parse_constant=pytest.fail) == {
-        **{"rows": [{"a": 0.30000000000000004, "b": None}, {"a": 1e-15, "c": 'x,"y'}], "nan": None, "inf": [None]},
-        **{"n": 3, "m": [[1.0, 0.0], [0.0, 1.0]], "s": {"mean": 1.0, "sd": None, "n": 1}},
+        "rows": [{"a": 0.30000000000000004, "b": None}, {"a": 1e-15, "c": 'x,"y'}],
+        "nan": None,
+        "inf": [None],
+        "n": 3,
+        "m": [[1.0, 0.0], [0.0, 1.0]],
+        "s": {"mean": 1.0, "sd": None, "n": 1},
     }
 
 
@@ -121,9 +125,9 @@ def test_records_keep_no_path_of_the_machine(value, kept):
 
 
 def test_provenance_names_the_checkout_or_the_version(tmp_path, monkeypatch):
-    found = provenance.provenance("run --out=/home/me/x.json")
-    assert found["command"] == "run --out=x.json"
-    assert found["versions"]["recbole"] == "1.2.1" and found["machine"]["cores"] >= 1
+    record = provenance.provenance("run --out=/home/me/x.json")
+    assert record["command"] == "run --out=x.json"
+    assert record["versions"]["recbole"] == "1.2.1" and record["machine"]["cores"] >= 1
 
     def git(*arguments):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
@@ -146,10 +150,10 @@ def test_page_is_self_contained_and_escaped(tmp_path):
     rows = [{"name": "<i>a</i>", "n": 1200, "x": 0.5}]
     sections = [Section("A & B", ["<script>alert(1)</script>", Table(rows, caption="1 < 2"), plot, plot])]
     write_page(tmp_path / "page.html", "T<t>", "x > y", sections)
-    whole = (tmp_path / "page.html").read_text(encoding="utf-8")
+    with_script = (tmp_path / "page.html").read_text(encoding="utf-8")
     page = page_of(tmp_path / "page.html")
-    assert len(whole) - len(page) > 1e6  # plotly is inside, once
-    assert loads(page) == [] and "<script src" not in whole
+    assert len(with_script) - len(page) > 1e6  # plotly is inside, once
+    assert loads(page) == [] and "<script src" not in with_script
     assert "<h1>T&lt;t&gt;</h1>" in page and "<h2>A &amp; B</h2>" in page and "<p>x &gt; y</p>" in page
     assert "<p>&lt;script&gt;alert(1)&lt;/script&gt;</p>" in page and "<p>1 &lt; 2</p>" in page
     assert '<tr><td class="left">&lt;i&gt;a&lt;/i&gt;</td><td>1,200</td><td>0.500</td></tr>' in page
@@ -199,7 +203,7 @@ def test_log_axis_has_plain_ticks_and_a_place_for_zero():
 
 def test_styles_differ_and_stay():
     names = [f"m{n}" for n in range(14)]
-    found = styles(names)
-    assert len({(look["color"], look["dash"]) for look in found.values()}) == 14
-    assert styles([*names, *names]) == found
+    looks = styles(names)
+    assert len({(look["color"], look["dash"]) for look in looks.values()}) == 14
+    assert styles([*names, *names]) == looks
     assert axis("x")["title"]["text"] == "x" and axis("x", "s")["title"]["text"] == "x (s)"
