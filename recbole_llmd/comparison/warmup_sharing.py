@@ -1,19 +1,23 @@
 """Variants of one seed share the warm-up of both sides: it costs once, and pairs the comparison.
 
-Until round 1 begins, a run of LLMD4Rec depends on nothing that says how and how long the sides teach each other. What
-it has saved for an interruption at that moment is therefore what any other variant would have saved there: the first
-variant leaves a copy, and the next ones start from it as if they had been interrupted.
+Until round 1 begins, a run that distils depends on nothing that says how and how long the sides teach each other. What
+one variant is at that moment is therefore what any other would have been there: the first variant leaves its state in
+a file, and the next ones start from it.
 """
 
-import shutil
+from __future__ import annotations
+
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+from recbole.config import Config
+from recbole.trainer import Trainer
 
-from recbole_llmd.atomic_write import atomic_write
 from recbole_llmd.config import side_config
-from recbole_llmd.trainer.llmd4rec import fingerprint, plan
+from recbole_llmd.trainer.llmd4rec import fingerprint
 
 AFTER_WARMUP = (  # a setting that is not named here keeps the warm-ups apart, so a new one can do no harm
     "epochs",
@@ -30,36 +34,60 @@ AFTER_WARMUP = (  # a setting that is not named here keeps the warm-ups apart, s
 )
 
 
-def warmup_key(config):
+@runtime_checkable
+class SharesWarmUp(Protocol):
+    """A trainer whose runs begin with a warm-up that others can take over.
+
+    Attributes:
+        config: the run's Config.
+        after_warm_up: called when the warm-up has been trained.
+    """
+
+    config: Config
+    after_warm_up: list[Callable[[], None]]
+
+    @property
+    def has_warm_up(self) -> bool:
+        """Whether this run begins with a warm-up."""
+
+    def save_warm_up(self, file: Path, **facts: Any) -> None:
+        """Write the state after the warm-up, and ``facts`` beside it."""
+
+    def warm_start(self, file: Path) -> None:
+        """Begin after the warm-up that ``file`` holds."""
+
+
+def warmup_key(config: Config) -> str:
     """A hash of every setting that a warm-up depends on."""
     return fingerprint(side_config(config, **dict.fromkeys(AFTER_WARMUP)))
 
 
-def share(trainer, folder, mask_history):
-    """Let ``trainer`` (of LLMD4Rec) start from the warm-up in ``folder``, or leave its own there.
+def share(trainer: Trainer, folder: str | Path, mask_history: bool) -> float | None:
+    """Let ``trainer`` start from the warm-up in ``folder``, or leave its own there.
+
+    Args:
+        trainer: any trainer; nothing is shared by one that has no warm-up.
+        folder: the folder of shared warm-ups.
+        mask_history: whether items of the history are hidden from validation, on which the warm-up's best epoch
+            depends.
 
     Returns:
         float: the seconds that the warm-up taken over has cost; 0 if none was taken over, None if that is not known.
     """
+    if not isinstance(trainer, SharesWarmUp) or not trainer.has_warm_up:
+        return 0.0
     config = trainer.config
     file = Path(folder) / f"{config['dataset']}-{warmup_key(config)}-{'unseen' if mask_history else 'all'}.pth"
-    first_round = sum(phase.round == 0 for phase in plan(config))
-    interrupted = bool(config["resume"])
-    if not first_round:
-        return 0.0
-    if not interrupted and file.exists():
-        shutil.copy(file, trainer.resume_file)
-        trainer.config = side_config(config, resume=True)
-        return torch.load(file, map_location="cpu", weights_only=False)["seconds"]
-    started, save = time.perf_counter(), trainer._save_progress
+    resumed = bool(config["resume"])
+    if not resumed and file.exists():
+        trainer.warm_start(file)
+        seconds: float | None = torch.load(file, map_location="cpu", weights_only=False)["seconds"]
+        return seconds
+    began = time.perf_counter()
 
-    def save_progress(index, epoch):
-        save(index, epoch)
-        if index == first_round and epoch is None and not file.exists():
-            seconds = None if interrupted else time.perf_counter() - started
-            progress = torch.load(trainer.resume_file, map_location="cpu", weights_only=False)
-            with atomic_write(file) as temporary:
-                torch.save({**progress, "seconds": seconds}, temporary)
+    def leave() -> None:
+        if not file.exists():
+            trainer.save_warm_up(file, seconds=None if resumed else time.perf_counter() - began)
 
-    trainer._save_progress = save_progress
+    trainer.after_warm_up.append(leave)
     return 0.0

@@ -1,19 +1,30 @@
 """Windows for all-position training.
 
-RecBole expands a user's sequence into one training row (history -> next item) per prefix and encodes every prefix
+RecBole expands a user's sequence into one training sample (history -> next item) per prefix and encodes every prefix
 anew. For a causal model one pass over a window of the sequence gives the output of every prefix in it. The windows
-built here cover each of RecBole's training rows exactly once, so a window epoch and a row epoch train the same
-(history, next item) samples; only histories that reach back before the window's start are shorter.
+built here cover each of RecBole's training samples exactly once, so an epoch over windows and an epoch over samples
+train the same (history, next item) pairs; only histories that reach back before the window's beginning are shorter.
 """
 
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from recbole.config import Config
+from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 
-ROW = "llmd_row"  # field of the training interactions: the number of the row, the key of the teacher cache
-TARGETS = "llmd_targets"  # field of a window batch: the next item of every position, 0 where no row ends
+SAMPLE = "llmd_sample"  # field of the training interactions: the number of the sample, the key of the teacher cache
+TARGETS = "llmd_targets"  # field of a window batch: the next item of every position, 0 where no sample ends
+
+Integers = npt.NDArray[np.int64]
+Booleans = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -22,46 +33,67 @@ class Windows:
 
     Attributes:
         items: item ids, padded with 0 on the right, ``[n_windows, max_len]``.
-        rows: the training row whose history ends at this position, -1 where none does, ``[n_windows, max_len]``.
-        targets: the next item of that row, 0 where there is none, ``[n_windows, max_len]``.
+        samples: the training sample whose history ends at this position, -1 where none does, ``[n_windows, max_len]``.
+        targets: the next item of that sample, 0 where there is none, ``[n_windows, max_len]``.
         lengths: items in each window, ``[n_windows]``.
         users: user ids, ``[n_windows]``.
+
+    One user who saw the items 5, 6, 7 has two training samples, (5 -> 6) and (5, 6 -> 7), and one window:
+
+    >>> import numpy as np
+    >>> windows = Windows(
+    ...     items=np.array([[5, 6, 0]]),
+    ...     samples=np.array([[0, 1, -1]]),
+    ...     targets=np.array([[6, 7, 0]]),
+    ...     lengths=np.array([2]),
+    ...     users=np.array([1]),
+    ... )
+    >>> windows.n_samples
+    2
     """
 
-    items: np.ndarray
-    rows: np.ndarray
-    targets: np.ndarray
-    lengths: np.ndarray
-    users: np.ndarray
+    items: Integers
+    samples: Integers
+    targets: Integers
+    lengths: Integers
+    users: Integers
+
+    @property
+    def n_samples(self) -> int:
+        """The number of training samples in the windows."""
+        return int((self.samples >= 0).sum())
 
 
-def samples_of(scorer, interaction):
-    """Targets and rows ``[n_samples]`` of a batch of the path on which ``scorer`` scores: windows or rows."""
-    if scorer.windows:
-        return positions_of(interaction)[1:]
-    return interaction[scorer.model.POS_ITEM_ID], interaction[ROW]
+def number_samples(dataset: SequentialDataset) -> None:
+    """Number the training samples of ``dataset`` in the field :data:`SAMPLE`, so that every batch knows its samples."""
+    dataset.inter_feat.update(Interaction({SAMPLE: torch.arange(len(dataset.inter_feat))}))
 
 
-def add_row_numbers(dataset):
-    """Number the training rows of ``dataset`` in the field :data:`ROW`, so that every batch knows its rows."""
-    dataset.inter_feat.update(Interaction({ROW: torch.arange(len(dataset.inter_feat))}))
-
-
-def positions_of(interaction):
-    """Which positions of a window batch end a training row (bool), their targets and their rows."""
-    positions = interaction[ROW] >= 0
-    return positions, interaction[TARGETS][positions], interaction[ROW][positions]
-
-
-def build_windows(dataset, overlap=0.0):
-    """Cover the rows of a built RecBole ``SequentialDataset`` with windows.
-
-    Args:
-        dataset: the training part of a ``SequentialDataset`` (one row per prefix).
-        overlap (float): the share of a window, in [0, 1), that repeats the one before as history without loss.
+def positions_of(batch: Interaction) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Where the samples of a window batch end, and which they are.
 
     Returns:
-        Windows: every row stands in exactly one window, at the position where its history ends.
+        tuple: the positions at which a sample's history ends, bool, ``[windows, longest]``; the samples' targets and
+        their numbers, both ``[n_samples]`` in row-major order of the positions.
+
+    >>> batch = {SAMPLE: torch.tensor([[-1, 7], [2, -1]]), TARGETS: torch.tensor([[0, 5], [6, 0]])}
+    >>> positions, targets, numbers = positions_of(batch)
+    >>> targets.tolist(), numbers.tolist()
+    ([5, 6], [7, 2])
+    """
+    positions = batch[SAMPLE] >= 0
+    return positions, batch[TARGETS][positions], batch[SAMPLE][positions]
+
+
+def build_windows(dataset: SequentialDataset, overlap: float = 0.0) -> Windows:
+    """Cover the samples of a built RecBole ``SequentialDataset`` with windows.
+
+    Args:
+        dataset: the training part of a ``SequentialDataset`` (one sample per prefix).
+        overlap: the share of a window, in [0, 1), that repeats the one before as history without loss.
+
+    Returns:
+        Windows: every sample stands in exactly one window, at the position where its history ends.
     """
     feat = dataset.inter_feat
     history = feat[dataset.item_id_list_field].numpy()
@@ -71,25 +103,36 @@ def build_windows(dataset, overlap=0.0):
     max_len = history.shape[1]
     stride = max(1, round(max_len * (1 - overlap)))
 
-    order = np.argsort(user, kind="stable")  # a user's rows, in the dataset's order
-    starts = np.flatnonzero(~_continues(history[order], length[order], target[order], user[order]))
+    order = np.argsort(user, kind="stable")  # a user's samples, in the dataset's order
+    firsts = np.flatnonzero(~_continues(history[order], length[order], target[order], user[order]))
     pieces = []
-    for start, end in zip(starts, np.append(starts[1:], len(order))):
-        rows = order[start:end]
-        first = length[rows[0]]
-        # position p predicts row p - (first - 1); the last target is never an input
-        sequence = np.concatenate([history[rows[0], :first], target[rows[:-1]]])
-        row_at = np.concatenate([np.full(first - 1, -1, dtype=np.int64), rows])
+    for first, end in zip(firsts, np.append(firsts[1:], len(order))):
+        samples = order[first:end]
+        n_before = length[samples[0]]
+        # position p predicts sample p - (n_before - 1); the last target is never an input
+        sequence = np.concatenate([history[samples[0], :n_before], target[samples[:-1]]])
+        sample_at = np.concatenate([np.full(n_before - 1, -1, dtype=np.int64), samples])
         for begin, trained_from, stop in _spans(len(sequence), max_len, stride):
-            inside = row_at[begin:stop].copy()
-            inside[: trained_from - begin] = -1
-            if (inside >= 0).any():
-                pieces.append((sequence[begin:stop], inside, user[rows[0]]))
+            trained = sample_at[begin:stop].copy()
+            trained[: trained_from - begin] = -1
+            if (trained >= 0).any():
+                pieces.append(_Piece(sequence[begin:stop], trained, user[samples[0]]))
     return _stack(pieces, target, max_len)
 
 
-def _continues(history, length, target, user):
-    """Whether each row's history is the row before it of the same user plus that row's target (``[n_rows]``)."""
+@dataclass(frozen=True)
+class _Piece:
+    """One window before padding: its items, the samples that end at them, its user."""
+
+    items: Integers
+    samples: Integers
+    user: int
+
+
+def _continues(history: Integers, length: Integers, target: Integers, user: Integers) -> Booleans:
+    """Whether each sample's history is that of the sample before it, of the same user, plus that sample's target
+    (``[n_samples]``).
+    """
     if not len(user):
         return np.zeros(0, dtype=bool)
     max_len = history.shape[1]
@@ -102,9 +145,10 @@ def _continues(history, length, target, user):
     return np.concatenate([[False], same])
 
 
-def _spans(n, max_len, stride):
+def _spans(n: int, max_len: int, stride: int) -> Iterator[tuple[int, int, int]]:
     """(begin, first trained position, stop) of the windows over ``n`` positions, cut from the end: the most recent
-    positions stand in full windows, and what is left over makes a short window of the oldest ones."""
+    positions stand in full windows, and what is left over makes a short window of the oldest ones.
+    """
     stop = n
     while stop > 0:
         begin = max(0, stop - max_len)
@@ -113,25 +157,47 @@ def _spans(n, max_len, stride):
         stop = trained_from
 
 
-def _stack(pieces, target, max_len):
+def _stack(pieces: list[_Piece], target: Integers, max_len: int) -> Windows:
     items = np.zeros((len(pieces), max_len), dtype=np.int64)
-    rows = np.full((len(pieces), max_len), -1, dtype=np.int64)
-    lengths = np.array([len(sequence) for sequence, _, _ in pieces], dtype=np.int64)
-    for i, (sequence, inside, _) in enumerate(pieces):
-        items[i, : len(sequence)] = sequence
-        rows[i, : len(sequence)] = inside
-    targets = np.where(rows >= 0, target[rows.clip(min=0)], 0) if len(pieces) else items
-    return Windows(items, rows, targets, lengths, np.array([user for _, _, user in pieces], dtype=np.int64))
+    samples = np.full((len(pieces), max_len), -1, dtype=np.int64)
+    lengths = np.array([len(piece.items) for piece in pieces], dtype=np.int64)
+    for i, piece in enumerate(pieces):
+        items[i, : len(piece.items)] = piece.items
+        samples[i, : len(piece.items)] = piece.samples
+    targets = np.where(samples >= 0, target[samples.clip(min=0)], 0) if len(pieces) else items
+    return Windows(items, samples, targets, lengths, np.array([piece.user for piece in pieces], dtype=np.int64))
 
 
 class WindowLoader:
     """Batches of windows with about ``batch_size`` samples each, windows of like length together.
 
     Each batch is an ``Interaction`` with the user, ``item_id_list`` ``[windows, longest]``, its length, :data:`TARGETS`
-    and :data:`ROW`, cut to its longest window: no position is computed for padding alone.
+    and :data:`SAMPLE`, cut to its longest window: no position is computed for padding alone.
+
+    Args:
+        windows: the windows.
+        config: names the fields as the models know them; its ``seed`` is that of the first order.
+        batch_size: positions in a batch, padding included.
+        shuffle: whether every pass over the loader has another order.
+
+    >>> import numpy as np
+    >>> items, lengths = np.array([[5, 6, 7], [8, 0, 0]]), np.array([3, 1])
+    >>> samples, targets = np.array([[0, 1, 2], [3, -1, -1]]), np.array([[6, 7, 9], [5, 0, 0]])
+    >>> fields = {
+    ...     "USER_ID_FIELD": "user_id",
+    ...     "ITEM_ID_FIELD": "item_id",
+    ...     "LIST_SUFFIX": "_list",
+    ...     "ITEM_LIST_LENGTH_FIELD": "item_length",
+    ... }
+    >>> windows = Windows(items, samples, targets, lengths, users=np.array([1, 2]))
+    >>> loader = WindowLoader(windows, {**fields, "seed": 1}, batch_size=3, shuffle=False)
+    >>> [batch["item_id_list"].tolist() for batch in loader]
+    [[[8]], [[5, 6, 7]]]
     """
 
-    def __init__(self, windows, config, batch_size, shuffle=True):
+    def __init__(
+        self, windows: Windows, config: Config | dict[str, Any], batch_size: int, shuffle: bool = True
+    ) -> None:
         self.windows = windows
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -141,18 +207,25 @@ class WindowLoader:
             config["ITEM_LIST_LENGTH_FIELD"],
         )
         self.generator = np.random.default_rng(config["seed"])
-        self.samples = (windows.rows >= 0).sum(axis=1)
         # Sorted by length, any order of the ties gives the same number of batches.
         self._n_batches = len(self._batches(np.argsort(windows.lengths, kind="stable")))
 
-    def seed(self, seed):
+    def seed(self, seed: int) -> None:
         """Make the next epoch's order depend on ``seed`` alone."""
         self.generator = np.random.default_rng(seed)
 
-    def _batches(self, order):
+    def unshuffled(self) -> WindowLoader:
+        """A loader of the same windows by length, always in one order."""
+        other = copy.copy(self)
+        other.shuffle = False
+        return other
+
+    def _batches(self, order: Integers) -> list[Integers]:
         """Cut ``order`` into batches of at most ``batch_size`` padded positions (one window at least)."""
         size = max(1, self.batch_size)
-        batches, batch, longest = [], [], 0
+        batches: list[Integers] = []
+        batch: list[int] = []
+        longest = 0
         for window in order:
             longest_with = max(longest, self.windows.lengths[window])
             if batch and longest_with * (len(batch) + 1) > size:
@@ -164,20 +237,20 @@ class WindowLoader:
             batches.append(np.array(batch))
         return batches
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._n_batches
 
-    def __iter__(self):
-        n = len(self.windows.lengths)
+    def __iter__(self) -> Iterator[Interaction]:
+        n_windows = len(self.windows.lengths)
         if not self.shuffle:
             batches = self._batches(np.argsort(self.windows.lengths, kind="stable"))
         else:
-            shuffled = self.generator.permutation(n)
+            shuffled = self.generator.permutation(n_windows)
             batches = self._batches(shuffled[np.argsort(self.windows.lengths[shuffled], kind="stable")])
             batches = [batches[i] for i in self.generator.permutation(len(batches))]
         return map(self._interaction, batches)
 
-    def _interaction(self, batch):
+    def _interaction(self, batch: Integers) -> Interaction:
         longest = self.windows.lengths[batch].max()
         user, items, length = self.fields
         return Interaction(
@@ -186,6 +259,6 @@ class WindowLoader:
                 items: torch.from_numpy(self.windows.items[batch, :longest]),
                 length: torch.from_numpy(self.windows.lengths[batch]),
                 TARGETS: torch.from_numpy(self.windows.targets[batch, :longest]),
-                ROW: torch.from_numpy(self.windows.rows[batch, :longest]),
+                SAMPLE: torch.from_numpy(self.windows.samples[batch, :longest]),
             }
         )

@@ -4,29 +4,46 @@ The scores of a batch, ``[n, n_items]``, their gradients and the steps between t
 is large, and most of the time goes into getting that memory. In chunks they are computed again in the backward pass.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
 import torch
+from torch import Tensor
 
-WHOLE = 2**25  # bytes of scores that are computed in one piece
-CHUNK = 2**24  # bytes of scores in a chunk where they are more
+UNCHUNKED_BYTES = 2**25  # of scores that are computed at once
+CHUNK_BYTES = 2**24  # of scores in a chunk where they are more
+
+SampleTerms = Callable[[Tensor, slice], tuple[Tensor, ...]]
 
 
-def parts(n, n_items):
-    """The chunks of ``n`` samples, as slices."""
+def chunk_slices(n: int, n_items: int) -> list[slice]:
+    """The chunks of ``n`` samples, as slices.
+
+    >>> chunk_slices(3, n_items=10)
+    [slice(0, 3, None)]
+    >>> chunk_slices(3, n_items=3_000_000)
+    [slice(0, 1, None), slice(1, 2, None), slice(2, 3, None)]
+    """
     bytes_per_sample = 4 * n_items
-    if n * bytes_per_sample <= WHOLE:
+    if n * bytes_per_sample <= UNCHUNKED_BYTES:
         return [slice(0, n)]
-    size = max(1, CHUNK // bytes_per_sample)
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+    size = max(1, CHUNK_BYTES // bytes_per_sample)
+    return [slice(first, min(first + size, n)) for first in range(0, n, size)]
 
 
-def product(outputs, items=None, fixed=None):
-    """The scores of all items; ``outputs`` are these already where there are no item vectors.
+def scores_of_all_items(outputs: Tensor, items: Tensor | None = None, fixed: Tensor | None = None) -> Tensor:
+    """The scores of all items, ``[n, n_items]``; ``outputs`` are these already where there are no item vectors.
 
     Args:
         outputs: the samples' outputs, ``[n, size (+ fixed size)]``.
         items: the item vectors, ``[n_items, size]``.
         fixed: further coordinates of them that are not trained, ``[n_items, fixed size]``: the backward pass computes
             no gradient of these.
+
+    >>> scores_of_all_items(torch.tensor([[1.0, 2.0]]), torch.eye(2), torch.zeros(2, 0)).tolist()
+    [[1.0, 2.0]]
     """
     if items is None:
         return outputs
@@ -36,46 +53,68 @@ def product(outputs, items=None, fixed=None):
     return torch.addmm(outputs[:, :size] @ items.t(), outputs[:, size:], fixed.t())
 
 
-def per_sample(terms, outputs, items=None, fixed=None):
+def per_sample(
+    terms: SampleTerms, outputs: Tensor, items: Tensor | None = None, fixed: Tensor | None = None
+) -> tuple[Tensor, ...]:
     """What ``terms`` gives for each sample from its scores, without keeping the scores.
 
     Args:
-        terms (callable): ``terms(scores, part)`` returns a tuple of tensors ``[n_part]``, for the scores
-            ``[n_part, n_items]`` of the samples in the slice ``part``. It is called again in the backward pass.
-        outputs, items, fixed: as for :func:`product`; without item vectors the scores are taken in one piece.
+        terms: ``terms(scores, chunk)`` returns a tuple of tensors ``[n_chunk]``, for the scores ``[n_chunk, n_items]``
+            of the samples in the slice ``chunk``. It is called again in the backward pass.
+        outputs: as for :func:`scores_of_all_items`; without ``items`` the scores are not cut into chunks.
+        items: as there.
+        fixed: as there.
 
     Returns:
         tuple of tensors ``[n]``.
+
+    >>> outputs, items = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.eye(2)
+    >>> [sums.tolist() for sums in per_sample(lambda scores, chunk: (scores.sum(1),), outputs, items)]
+    [[1.0, 2.0]]
     """
-    slices = [slice(0, len(outputs))] if items is None else parts(len(outputs), len(items))
+    slices = [slice(0, len(outputs))] if items is None else chunk_slices(len(outputs), len(items))
     if len(slices) == 1:
-        return terms(product(outputs, items, fixed), slices[0])
-    return _Chunked.apply(terms, slices, outputs, items, fixed)
+        return terms(scores_of_all_items(outputs, items, fixed), slices[0])
+    chunked: Callable[..., tuple[Tensor, ...]] = _Chunked.apply
+    return chunked(terms, slices, outputs, items, fixed)
+
+
+class _Context(Protocol):
+    """What autograd keeps of the forward pass for the backward pass."""
+
+    terms: SampleTerms
+    slices: list[slice]
+    autocast: bool
+    saved_tensors: tuple[Tensor, Tensor, Tensor | None]
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
 
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, terms, slices, outputs, items, fixed):
+    def forward(
+        ctx: _Context, terms: SampleTerms, slices: list[slice], outputs: Tensor, items: Tensor, fixed: Tensor | None
+    ) -> tuple[Tensor, ...]:
         ctx.terms, ctx.slices = terms, slices
         ctx.autocast = torch.is_autocast_enabled(outputs.device.type)
         ctx.save_for_backward(outputs, items, fixed)
-        found = [terms(product(outputs[part], items, fixed), part) for part in slices]
-        return tuple(map(torch.cat, zip(*found)))
+        values = [terms(scores_of_all_items(outputs[chunk], items, fixed), chunk) for chunk in slices]
+        return tuple(map(torch.cat, zip(*values)))
 
     @staticmethod
-    def backward(ctx, *gradients):
+    def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         outputs, items, fixed = ctx.saved_tensors
         size = items.shape[1]
         of_outputs, of_items = torch.empty_like(outputs), torch.zeros_like(items)
-        for part in ctx.slices:
+        for chunk in ctx.slices:
             with torch.enable_grad(), torch.autocast(outputs.device.type, enabled=ctx.autocast):
-                scores = product(outputs[part].detach(), items.detach(), fixed).requires_grad_()
-                found = ctx.terms(scores, part)
-            values, seeds = zip(*((v, g[part]) for v, g in zip(found, gradients) if v.requires_grad))
+                scores = scores_of_all_items(outputs[chunk].detach(), items.detach(), fixed).requires_grad_()
+                terms = ctx.terms(scores, chunk)
+            values, seeds = zip(*((v, g[chunk]) for v, g in zip(terms, gradients) if v.requires_grad))
             (of_scores,) = torch.autograd.grad(values, scores, seeds)
             of_scores = of_scores.to(items.dtype)
-            of_outputs[part, :size] = of_scores @ items
+            of_outputs[chunk, :size] = of_scores @ items
             if fixed is not None:
-                of_outputs[part, size:] = of_scores @ fixed
-            of_items.addmm_(of_scores.t(), outputs[part, :size])
+                of_outputs[chunk, size:] = of_scores @ fixed
+            of_items.addmm_(of_scores.t(), outputs[chunk, :size])
         return None, None, of_outputs, of_items, None

@@ -11,31 +11,41 @@ The factor :math:`\tau^2` keeps the gradient's size independent of the temperatu
 1503.02531). Teacher and weights carry no gradient.
 """
 
+from __future__ import annotations
+
 import math
 
 import torch
+from torch import Tensor
 
 WEIGHTINGS = ("adaptive", "confidence", "rank", "uniform")
 RANK_TOP = 10  # the lists that the 'rank' weighting compares
 
 
-def kl_divergence(teacher_logp, student_logits, temperature):
+def kl_divergence(teacher_logp: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
     r"""Per-sample :math:`\tau^2\,\mathrm{KL}(p_T^\tau \| p_S^\tau)` over all items.
 
     Args:
         teacher_logp: the teacher's log-probabilities at this temperature, ``[n, n_items]``; no gradient flows back.
         student_logits: the student's logits, ``[n, n_items]``.
-        temperature (float): :math:`\tau`.
+        temperature: :math:`\tau`.
 
     Returns:
         torch.Tensor: ``[n]``.
+
+    >>> teacher = torch.tensor([[0.75, 0.25], [0.5, 0.5]]).log()
+    >>> student = torch.zeros(2, 2)  # logits of (1/2, 1/2)
+    >>> [round(value, 4) for value in kl_divergence(teacher, student, 1.0).tolist()]
+    [0.1308, 0.0]
     """
     teacher_logp = teacher_logp.detach()
     student_logp = torch.log_softmax(student_logits / temperature, dim=-1)
     return temperature**2 * (teacher_logp.exp() * (teacher_logp - student_logp)).sum(-1)
 
 
-def kl_divergence_topk(top_items, top_logp, rest_logp, student_logits, temperature):
+def kl_divergence_topk(
+    top_items: Tensor, top_logp: Tensor, rest_logp: Tensor, student_logits: Tensor, temperature: float
+) -> Tensor:
     r"""Per-sample :math:`\tau^2\,\mathrm{KL}` between the distributions over the teacher's top k items and "any other".
 
     Merging the other items into one outcome gives a lower bound of the full divergence, which it equals when k is the
@@ -46,10 +56,15 @@ def kl_divergence_topk(top_items, top_logp, rest_logp, student_logits, temperatu
         top_logp: their log-probabilities at this temperature, ``[n, k]``.
         rest_logp: the log-mass of all other items, ``[n]``; ``-inf`` if there is none.
         student_logits: the student's logits, ``[n, n_items]``.
-        temperature (float): :math:`\tau`.
+        temperature: :math:`\tau`.
 
     Returns:
         torch.Tensor: ``[n]``.
+
+    >>> student = torch.zeros(1, 4)  # (1/4, 3/4) after merging
+    >>> top_logp, rest_logp = torch.tensor([[0.5]]).log(), torch.tensor([0.5]).log()
+    >>> round(kl_divergence_topk(torch.tensor([[0]]), top_logp, rest_logp, student, 1.0).item(), 4)
+    0.1438
     """
     top_logp, rest_logp = top_logp.detach(), rest_logp.detach()
     scaled = student_logits / temperature
@@ -65,7 +80,14 @@ def kl_divergence_topk(top_items, top_logp, rest_logp, student_logits, temperatu
     return temperature**2 * (inside + outside)
 
 
-def sample_weights(weighting, student_logits, targets, teacher_target_p, teacher_entropy=None, teacher_top=None):
+def sample_weights(
+    weighting: str,
+    student_logits: Tensor,
+    targets: Tensor,
+    teacher_target_p: Tensor,
+    teacher_entropy: Tensor | None = None,
+    teacher_top: Tensor | None = None,
+) -> Tensor:
     r"""The per-sample weights of the distillation term before :func:`rescale`, without gradient.
 
     - ``adaptive``: :math:`p_T(y) / (p_T(y) + p_S(y))`, large where the teacher knows the sample better.
@@ -75,7 +97,7 @@ def sample_weights(weighting, student_logits, targets, teacher_target_p, teacher
     - ``uniform``: 1.
 
     Args:
-        weighting (str): one of :data:`WEIGHTINGS`.
+        weighting: one of :data:`WEIGHTINGS`.
         student_logits: ``[n, n_items]``.
         targets: ``[n]``.
         teacher_target_p: the teacher's probability of the target at temperature 1, ``[n]``.
@@ -84,6 +106,10 @@ def sample_weights(weighting, student_logits, targets, teacher_target_p, teacher
 
     Returns:
         torch.Tensor: ``[n]``.
+
+    >>> student, targets = torch.zeros(2, 4), torch.tensor([0, 1])  # the student gives each item 1/4
+    >>> sample_weights("adaptive", student, targets, torch.tensor([0.75, 0.25])).tolist()
+    [0.75, 0.5]
     """
     student_logits = student_logits.detach()
     if weighting == "uniform":
@@ -92,12 +118,20 @@ def sample_weights(weighting, student_logits, targets, teacher_target_p, teacher
         student_p = torch.softmax(student_logits, dim=-1).gather(1, targets.unsqueeze(1)).squeeze(1)
         return teacher_target_p / (teacher_target_p + student_p).clamp(min=1e-12)
     if weighting == "confidence":
+        if teacher_entropy is None:
+            raise ValueError("weighting = 'confidence': needs the teacher's entropy; give teacher_entropy.")
         return (1 - teacher_entropy / math.log(student_logits.shape[1])).clamp(min=0)
+    if teacher_top is None:
+        raise ValueError("weighting = 'rank': needs the teacher's top items; give teacher_top.")
     student_top = student_logits.topk(teacher_top.shape[1], dim=-1).indices
     common = (teacher_top.unsqueeze(2) == student_top.unsqueeze(1)).sum((1, 2))
     return (common + 1) / (teacher_top.shape[1] + 1)
 
 
-def rescale(weights):
-    """The sample weights of a batch ``[n]``, brought to mean 1."""
+def rescale(weights: Tensor) -> Tensor:
+    """The sample weights of a batch ``[n]``, brought to mean 1.
+
+    >>> rescale(torch.tensor([1.0, 3.0])).tolist()
+    [0.5, 1.5]
+    """
     return weights / weights.mean().clamp(min=1e-12)

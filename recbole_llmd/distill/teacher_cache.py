@@ -1,32 +1,41 @@
 """The teacher's distributions over the training samples: computed once per phase, kept in a memory-mapped file."""
 
+from __future__ import annotations
+
 import tempfile
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from recbole_llmd.data.windows import samples_of
 from recbole_llmd.distill import chunked_scores, losses
+from recbole_llmd.distill.training_path import TrainingPath
 from recbole_llmd.errors import SettingsError
 
 EXACT_UP_TO = 5000  # items; larger catalogues keep AUTO_TOPK items and the mass of the rest
 AUTO_TOPK = 512
-NEVER = -1e4  # the logit of an item that is left out of a distribution: finite, so that 0 times its logarithm is 0
+NEVER = -1e4  # the logit of an item that a distribution leaves out: finite, so that 0 times its logarithm is 0
 
 
-def resolve_topk(setting, n_items):
+def resolve_topk(setting: int | str, n_items: int) -> int:
     """The number of items to cache per sample from ``distill_topk``; 0 keeps all.
 
     Raises:
         SettingsError: if the number is too small for the lists that sample weights compare.
+
+    >>> resolve_topk("auto", n_items=100), resolve_topk("auto", n_items=100_000), resolve_topk(50, n_items=100)
+    (0, 512, 50)
     """
     if setting == "auto":
         return 0 if n_items <= EXACT_UP_TO else AUTO_TOPK
-    if 0 < setting < losses.RANK_TOP:
-        raise SettingsError(f"distill_topk = {setting}: must be 0 (all items) or at least {losses.RANK_TOP}.")
-    return 0 if setting >= n_items - 1 else setting
+    topk = int(setting)
+    if 0 < topk < losses.RANK_TOP:
+        raise SettingsError(f"distill_topk = {topk}: must be 0 (all items) or at least {losses.RANK_TOP}.")
+    return 0 if topk >= n_items - 1 else topk
 
 
 @dataclass(frozen=True)
@@ -39,30 +48,44 @@ class TeacherBatch:
         rest_logp: the log-mass of the other items, ``[n]``; None if ``logp`` holds all items.
         target_p: probability of the sample's target at temperature 1, ``[n]``.
         entropy: entropy at temperature 1, ``[n]``.
-        unknown: items that the divergence leaves out, bool, ``[n_items - 1]``, or None.
+        text_only_items: items that the divergence leaves out, bool, ``[n_items - 1]``, or None.
+
+    >>> p = torch.tensor([[0.75, 0.25]])
+    >>> batch = TeacherBatch(p.log(), None, None, target_p=p[:, 0], entropy=-(p * p.log()).sum(1))
+    >>> student = torch.zeros(1, 2)
+    >>> round(batch.divergence(student, temperature=1.0).item(), 4)
+    0.1308
+    >>> round(batch.weights("adaptive", student, torch.tensor([0])).item(), 4)  # 0.75 / (0.75 + 0.5)
+    0.6
     """
 
-    logp: torch.Tensor
-    items: torch.Tensor | None
-    rest_logp: torch.Tensor | None
-    target_p: torch.Tensor
-    entropy: torch.Tensor
-    unknown: torch.Tensor | None = None
+    logp: Tensor
+    items: Tensor | None
+    rest_logp: Tensor | None
+    target_p: Tensor
+    entropy: Tensor
+    text_only_items: Tensor | None = None
 
-    def divergence(self, student_logits, temperature):
+    def divergence(self, student_logits: Tensor, temperature: float) -> Tensor:
         """Per-sample distillation term for student logits without the padding item, ``[n]``."""
-        if self.unknown is not None:
-            student_logits = student_logits.masked_fill(self.unknown, NEVER)
-        if self.items is None:
+        if self.text_only_items is not None:
+            student_logits = student_logits.masked_fill(self.text_only_items, NEVER)
+        if self.items is None or self.rest_logp is None:
             return losses.kl_divergence(self.logp, student_logits, temperature)
         return losses.kl_divergence_topk(self.items, self.logp, self.rest_logp, student_logits, temperature)
 
-    def at(self, part):
+    def at(self, chunk: slice) -> TeacherBatch:
         """The samples in a slice."""
-        arrays = (self.logp, self.items, self.rest_logp, self.target_p, self.entropy)
-        return TeacherBatch(*(array if array is None else array[part] for array in arrays), self.unknown)
+        return TeacherBatch(
+            self.logp[chunk],
+            None if self.items is None else self.items[chunk],
+            None if self.rest_logp is None else self.rest_logp[chunk],
+            self.target_p[chunk],
+            self.entropy[chunk],
+            self.text_only_items,
+        )
 
-    def weights(self, weighting, student_logits, targets):
+    def weights(self, weighting: str, student_logits: Tensor, targets: Tensor) -> Tensor:
         """Sample weights for student logits without the padding item, before they are rescaled, ``[n]``."""
         top = None
         if weighting == "rank":
@@ -72,106 +95,106 @@ class TeacherBatch:
 
 
 class TeacherCache:
-    """The frozen teacher's distribution for every training row, on disk (``[n_rows, n_items - 1]`` or ``[n_rows, k]``).
+    """The frozen teacher's distribution for every training sample, on disk (``[n_samples, n_items - 1]`` or
+    ``[n_samples, k]``).
 
     The file has no name in the folder: it is gone when the process ends, however it ends.
 
     Args:
-        n_rows (int): the number of training rows.
-        n_items (int): the number of items with the padding item.
-        temperature (float): the temperature of the cached log-probabilities.
-        topk (int): how many top items to keep; 0 keeps all.
-        folder (str): where the file lies.
-        unknown: items of which the teacher knows nothing, bool, ``[n_items]``: the distributions of teacher and student
-            are compared over the others. None if there are none.
+        n_samples: the number of training samples.
+        n_items: the number of items with the padding item.
+        temperature: the temperature of the cached log-probabilities.
+        topk: how many top items to keep; 0 keeps all.
+        folder: where the file lies.
+        text_only_items: items known by their text alone, of which the teacher (a CRM) knows nothing, bool,
+            ``[n_items]``: the distributions of teacher and student are compared over the others. None if there are
+            none, or the teacher knows them.
+
+    >>> cache = TeacherCache(n_samples=2, n_items=4, temperature=1.0, topk=0, folder=".")
+    >>> logits = torch.tensor([[9.0, 1.0, 0.0, 0.0], [9.0, 0.0, 2.0, 0.0]])  # of the padding item and three others
+    >>> cache.write(torch.tensor([0, 1]), logits, targets=torch.tensor([1, 2]))
+    >>> [round(p, 4) for p in cache.read(torch.tensor([1]), "cpu").logp.exp()[0].tolist()]
+    [0.1065, 0.787, 0.1065]
     """
 
-    def __init__(self, n_rows, n_items, temperature, topk, folder, unknown=None):
-        self.unknown = None if unknown is None else unknown[1:]
+    def __init__(
+        self,
+        n_samples: int,
+        n_items: int,
+        temperature: float,
+        topk: int,
+        folder: str,
+        text_only_items: Tensor | None = None,
+    ) -> None:
+        self.text_only_items = None if text_only_items is None else text_only_items[1:]
         self.n_items, self.temperature, self.topk = n_items, temperature, topk
         width = topk or n_items - 1
-        self.logp = self._map(folder, np.float32, (n_rows, width))
-        self.items = self._map(folder, np.int32, (n_rows, width)) if topk else None
-        self.rest_logp = np.zeros(n_rows, dtype=np.float32)
-        self.target_p = np.zeros(n_rows, dtype=np.float32)
-        self.entropy = np.zeros(n_rows, dtype=np.float32)
+        self.logp = self._map(folder, np.float32, (n_samples, width))
+        self.items = self._map(folder, np.int32, (n_samples, width)) if topk else None
+        self.rest_logp = np.zeros(n_samples, dtype=np.float32)
+        self.target_p = np.zeros(n_samples, dtype=np.float32)
+        self.entropy = np.zeros(n_samples, dtype=np.float32)
 
     @staticmethod
-    def _map(folder, dtype, shape):
+    def _map(folder: str, dtype: type, shape: tuple[int, int]) -> np.memmap[Any, Any]:
         with tempfile.TemporaryFile(dir=folder) as file:
             return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
 
-    def write(self, rows, logits, targets):
+    def write(self, numbers: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Keep the distributions of some samples.
 
         Args:
-            rows: training rows, ``[n]``.
+            numbers: the numbers of the samples, ``[n]``.
             logits: the teacher's scores of all items, ``[n, n_items]``.
             targets: item ids, ``[n]``.
         """
-        logits, rows = logits[:, 1:].float(), rows.cpu().numpy()
-        if self.unknown is not None:
-            logits = logits.masked_fill(self.unknown, NEVER)
+        logits, places = logits[:, 1:].float(), numbers.cpu().numpy()
+        if self.text_only_items is not None:
+            logits = logits.masked_fill(self.text_only_items, NEVER)
         logp = torch.log_softmax(logits, dim=-1)
-        self.target_p[rows] = logp.gather(1, (targets - 1).unsqueeze(1)).exp().squeeze(1).cpu().numpy()
-        self.entropy[rows] = -(logp.exp() * logp).sum(-1).cpu().numpy()
+        self.target_p[places] = logp.gather(1, (targets - 1).unsqueeze(1)).exp().squeeze(1).cpu().numpy()
+        self.entropy[places] = -(logp.exp() * logp).sum(-1).cpu().numpy()
         if self.temperature != 1:
             logp = torch.log_softmax(logits / self.temperature, dim=-1)
-        if self.topk:
+        if self.items is not None:
             top, items = logp.topk(self.topk, dim=-1)
             others = logp.scatter(1, items, -torch.inf)
-            self.rest_logp[rows] = torch.logsumexp(others, dim=-1).cpu().numpy()
-            self.items[rows] = items.cpu().numpy()
+            self.rest_logp[places] = torch.logsumexp(others, dim=-1).cpu().numpy()
+            self.items[places] = items.cpu().numpy()
             logp = top
-        self.logp[rows] = logp.cpu().numpy()
+        self.logp[places] = logp.cpu().numpy()
 
-    def read(self, rows, device):
-        """The :class:`TeacherBatch` of some training rows ``[n]``."""
-        rows = rows.cpu().numpy()
+    def read(self, numbers: Tensor, device: torch.device | str) -> TeacherBatch:
+        """The :class:`TeacherBatch` of the samples with these ``numbers`` ``[n]``."""
+        places = numbers.cpu().numpy()
 
-        def part(array):
-            return torch.from_numpy(np.asarray(array[rows])).to(device)
+        def of_samples(array: npt.NDArray[Any]) -> Tensor:
+            return torch.from_numpy(np.asarray(array[places])).to(device)
 
         return TeacherBatch(
-            part(self.logp),
-            part(self.items).long() if self.topk else None,
-            part(self.rest_logp) if self.topk else None,
-            part(self.target_p),
-            part(self.entropy),
-            self.unknown,
+            of_samples(self.logp),
+            None if self.items is None else of_samples(self.items).long(),
+            None if self.items is None else of_samples(self.rest_logp),
+            of_samples(self.target_p),
+            of_samples(self.entropy),
+            self.text_only_items,
         )
 
     @torch.no_grad()
-    def fill(self, scorer, window_loader, dataset, batch_size, label, show_progress=False):
-        """Run the teacher once over all training rows, in evaluation mode.
+    def fill(self, teacher: TrainingPath, label: str, show_progress: bool = False) -> None:
+        """Run the teacher once over all training samples, in evaluation mode.
 
         Args:
-            scorer: the teacher's scorer.
-            window_loader: an unshuffled ``WindowLoader``, for a teacher that scores windows.
-            dataset: the training dataset, for a teacher that scores rows.
-            batch_size (int): rows in a batch.
-            label (str): what the progress bar says.
+            teacher: the training path of the teacher's side.
+            label: what the progress bar says.
+            show_progress: whether there is a progress bar.
         """
-        model = scorer.model
+        model = teacher.model
         model.eval()
-        batches = window_loader if scorer.windows else RowBatches(dataset, batch_size)
-        for interaction in tqdm(batches, desc=label, ncols=100, disable=not show_progress):
-            interaction = interaction.to(model.device)
-            targets, rows = samples_of(scorer, interaction)
-            outputs, *items = scorer.factors(interaction)
-            for part in chunked_scores.parts(len(rows), self.n_items):
-                self.write(rows[part], chunked_scores.product(outputs[part], *items), targets[part])
-
-
-class RowBatches:
-    """The rows of a dataset in order, in batches."""
-
-    def __init__(self, dataset, batch_size):
-        self.dataset, self.batch_size = dataset, batch_size
-
-    def __len__(self):
-        return -(-len(self.dataset) // self.batch_size)
-
-    def __iter__(self):
-        for start in range(0, len(self.dataset), self.batch_size):
-            yield self.dataset[np.arange(start, min(start + self.batch_size, len(self.dataset)))]
+        for batch in tqdm(teacher.teacher_batches(), desc=label, ncols=100, disable=not show_progress):
+            batch = batch.to(model.device)
+            targets, numbers = teacher.samples(batch)
+            outputs, *items = teacher.factors(batch)
+            for chunk in chunked_scores.chunk_slices(len(numbers), self.n_items):
+                logits = chunked_scores.scores_of_all_items(outputs[chunk], *items)
+                self.write(numbers[chunk], logits, targets[chunk])

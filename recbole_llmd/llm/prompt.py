@@ -1,28 +1,50 @@
 """Histories as text: the tokens of the items' texts, one item a line."""
 
-import torch
+from __future__ import annotations
 
-from recbole_llmd.errors import SettingsError
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recbole_llmd.errors import DataError
 
 PREFIX = "A user's history, one item a line:\n"
 
 
 class Prompt:
-    """Turns histories of item ids into token ids.
+    r"""Turns histories of item ids into token ids.
 
     Args:
-        texts (list of str): one text per item id; an item without text is written as its number.
+        texts: one text per item id; an item without text is written as its number.
         tokenizer: the model's tokenizer.
-        item_tokens (int): the longest item in tokens, the line break included.
+        item_tokens: the longest item in tokens, the line break included.
+        dataset: the name of the dataset, for the error.
 
     Raises:
-        SettingsError: if no item has a text.
+        DataError: if no item has a text.
+
+    With a tokenizer that makes a token of every character:
+
+    >>> class Characters:
+    ...     pad_token_id = 0
+    ...
+    ...     def __call__(self, text, add_special_tokens):
+    ...         one = isinstance(text, str)
+    ...         return {"input_ids": [*map(ord, text)] if one else [[*map(ord, line)] for line in text]}
+    >>> prompt = Prompt(["", "The Comet", "Clue"], Characters(), item_tokens=6, dataset="toy")
+    >>> tokens, ends = prompt(torch.tensor([[1, 2]]))
+    >>> "".join(map(chr, tokens[0].tolist()))
+    "A user's history, one item a line:\nThe C\nClue\n"
+    >>> [chr(tokens[0, end]) for end in ends[0]]
+    ['\n', '\n']
     """
 
-    def __init__(self, texts, tokenizer, item_tokens, config):
+    def __init__(self, texts: Sequence[str], tokenizer: Any, item_tokens: int, dataset: str) -> None:
         if not any(texts):
-            raise SettingsError(
-                f"llm_input = 'prompt': the dataset {config['dataset']!r} has no item text. Set llm_input: item, "
+            raise DataError(
+                f"llm_input = 'prompt': the dataset {dataset!r} has no item text. Set llm_input: item, "
                 "or give item_text_fields."
             )
         lines = [f"{text or f'item {i}'}\n" for i, text in enumerate(texts)]
@@ -36,13 +58,13 @@ class Prompt:
         self.tokens = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.long)
         for i, line in enumerate(ids[1:], start=1):
             self.tokens[i, : len(line)] = torch.tensor(line)
-        self.pad = tokenizer.pad_token_id or 0
+        self.pad: int = tokenizer.pad_token_id or 0
 
-    def longest(self, n_items):
-        """The most tokens that a history of ``n_items`` can take."""
+    def longest(self, n_items: int) -> int:
+        """The most tokens that a history of ``n_items`` can fill."""
         return len(self.prefix) + n_items * self.tokens.shape[1]
 
-    def __call__(self, item_seq):
+    def __call__(self, item_seq: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids ``[batch, n_tokens]``, and for each item the position of its last token ``[batch, length]``."""
         device = item_seq.device
         lengths = self.lengths.to(device)[item_seq]
@@ -50,9 +72,9 @@ class Prompt:
         tokens = self.tokens.to(device)[item_seq]  # [batch, length, item tokens]
         offset = torch.arange(tokens.shape[2], device=device)
         real = offset < lengths.unsqueeze(-1)
-        where = (ends - lengths + 1).unsqueeze(-1) + offset
-        out = torch.full((len(item_seq), int(ends.max()) + 1), self.pad, dtype=torch.long, device=device)
-        out[:, : len(self.prefix)] = self.prefix.to(device)
-        row = torch.arange(len(item_seq), device=device)[:, None, None].expand_as(tokens)
-        out[row[real], where[real]] = tokens[real]
-        return out, ends
+        position = (ends - lengths + 1).unsqueeze(-1) + offset
+        prompts = torch.full((len(item_seq), int(ends.max()) + 1), self.pad, dtype=torch.long, device=device)
+        prompts[:, : len(self.prefix)] = self.prefix.to(device)
+        history = torch.arange(len(item_seq), device=device)[:, None, None].expand_as(tokens)
+        prompts[history[real], position[real]] = tokens[real]
+        return prompts, ends

@@ -1,9 +1,11 @@
 """Scores by the likeness of item texts, which need no training interaction of the item that is scored."""
 
+from __future__ import annotations
+
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 FLOOR = 0.1  # of a direction's spread when texts are whitened, relative to the widest direction's
 SCALE = 5.0  # of the likeness at the start: that of a text with itself is one
@@ -11,7 +13,7 @@ DECAY = 0.5  # the first weight of an item in a history is exp(-DECAY) times tha
 OLDEST = 10  # items further back start with the same weight
 
 
-def whitened(text):
+def whitened(text: Tensor) -> Tensor:
     """Unit vectors of item texts in which frequent directions count for less.
 
     Args:
@@ -19,6 +21,10 @@ def whitened(text):
 
     Returns:
         torch.Tensor: ``[n_items, hidden]``; rows of length one, those without text zero.
+
+    >>> text = torch.tensor([[0.0, 0.0], [2.0, 1.0], [-2.0, 0.0], [0.0, -1.0]])
+    >>> [round(length, 4) for length in whitened(text).norm(dim=1).tolist()]
+    [0.0, 1.0, 1.0, 1.0]
     """
     known = text.abs().sum(1) > 0
     centred = text[known] - text[known].mean(0)
@@ -40,11 +46,20 @@ class TextMatch(nn.Module):
 
     Args:
         text: standardised text vectors, ``[n_items, hidden]``.
-        rank (int): the rank of the learned map.
-        length (int): the longest history.
+        rank: the rank of the learned map.
+        length: the longest history.
+
+    Before it is trained, a history of one item goes best with that item's own text:
+
+    >>> text_match = TextMatch(torch.tensor([[0.0, 0.0], [2.0, 1.0], [-2.0, 0.0], [0.0, -1.0]]), rank=1, length=4)
+    >>> scores = text_match(torch.tensor([[2]])) @ text_match.vectors.t()
+    >>> scores.argmax().item(), round(scores.max().item(), 4)
+    (2, 5.0)
     """
 
-    def __init__(self, text, rank, length):
+    vectors: Tensor
+
+    def __init__(self, text: Tensor, rank: int, length: int) -> None:
         super().__init__()
         self.register_buffer("vectors", whitened(text), persistent=False)
         size = self.vectors.shape[1]
@@ -55,7 +70,7 @@ class TextMatch(nn.Module):
         nn.init.normal_(self.down.weight, std=size**-0.5)
         nn.init.zeros_(self.up.weight)
 
-    def forward(self, item_seq):
+    def forward(self, item_seq: Tensor) -> Tensor:
         """What to multiply the ``vectors`` with after every position, ``[batch, length, size]``.
 
         Args:
@@ -65,4 +80,5 @@ class TextMatch(nn.Module):
         back = steps.unsqueeze(1) - steps
         weights = torch.where(back >= 0, self.recency[back.clamp(min=0)].exp(), 0.0)
         texts = self.vectors[item_seq]  # zero for padding
-        return self.scale.exp() * (weights @ (texts + self.up(self.down(texts))))
+        matched: Tensor = self.scale.exp() * (weights @ (texts + self.up(self.down(texts))))
+        return matched

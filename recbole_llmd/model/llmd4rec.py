@@ -1,6 +1,14 @@
 """LLMD4Rec: a conventional recommender (CRM) and an LLM recommender that teach each other; the CRM is served."""
 
+from __future__ import annotations
+
+from typing import Any
+
+from recbole.config import Config
+from recbole.data.dataset import SequentialDataset
+from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
+from torch import Tensor
 
 from recbole_llmd import config as configs
 from recbole_llmd.model.llmrec import LLMRec
@@ -15,26 +23,32 @@ class LLMD4Rec(SequentialRecommender):
         llm (LLMRec): the LLM recommender, which takes no part in serving.
     """
 
-    def __init__(self, config, dataset):
+    def __init__(self, config: Config, dataset: SequentialDataset) -> None:
         super().__init__(config, dataset)
         # First, so that its initial weights are those of the same CRM run alone with the same seed.
         self.crm = crm_class(config["crm_model"])(configs.side_config(config, model=config["crm_model"]), dataset)
         self.llm = LLMRec(configs.llm_side_config(config), dataset)
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The CRM's."""
         return self.crm(*args, **kwargs)
 
-    def calculate_loss(self, interaction):
+    def calculate_loss(self, interaction: Interaction) -> Tensor | tuple[Tensor, ...]:
+        """The CRM's."""
         return self.crm.calculate_loss(interaction)
 
-    def predict(self, interaction):
+    def predict(self, interaction: Interaction) -> Tensor:
+        """The CRM's."""
         return self.crm.predict(interaction)
 
-    def full_sort_predict(self, interaction):
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """The CRM's."""
         return self.crm.full_sort_predict(interaction)
 
-    def other_parameter(self):
+    def other_parameter(self) -> Any:
+        """What the CRM's checkpoints hold beside its weights."""
         return self.crm.other_parameter()
 
-    def load_other_parameter(self, para):
+    def load_other_parameter(self, para: Any) -> None:
+        """Read what :meth:`other_parameter` gave."""
         self.crm.load_other_parameter(para)

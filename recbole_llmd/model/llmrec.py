@@ -1,25 +1,31 @@
 """LLMRec: a transformers decoder with LoRA adapters as a sequential recommender over the whole catalogue."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import Any
 
 import torch
+from recbole.config import Config
+from recbole.data.dataset import SequentialDataset
+from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from recbole_llmd.atomic_write import atomic_folder
 from recbole_llmd.data.item_text import load_item_texts
 from recbole_llmd.distill import chunked_scores
-from recbole_llmd.errors import SettingsError
+from recbole_llmd.errors import CheckpointError, ModelError
 from recbole_llmd.llm import backbone as backbones
 from recbole_llmd.llm.prompt import Prompt
-from recbole_llmd.llm.text_encoder import encode_texts, max_positions
+from recbole_llmd.llm.text_encoder import TextEncoder, max_positions
 from recbole_llmd.llm.text_match import TextMatch
 from recbole_llmd.random_state import isolated_random_state
 
 INITIALIZER_RANGE = 0.02  # of the item vectors, as in RecBole's SASRec
-SHORT = 64  # tokens up to which plain attention is faster on a CPU than the fused kernels
-ROWS_TOGETHER = 256  # histories in one pass of the backbone when rows are scored
+PLAIN_ATTENTION_UP_TO = 64  # tokens for which it is faster on a CPU than the fused kernels
+HISTORIES_AT_ONCE = 256  # in one pass of the backbone when samples are scored
 
 
 class LLMRec(SequentialRecommender):
@@ -33,68 +39,64 @@ class LLMRec(SequentialRecommender):
     the last one. With item texts, ``llm_match_rank`` adds the match of the texts to the score
     (:class:`~recbole_llmd.llm.text_match.TextMatch`). One pass over a window serves all its positions.
 
-    An item that has a text and is the target of no training row is known by its text alone: it has no embedding, and
+    An item that has a text and is the target of no training sample is known by its text alone: it has no embedding, and
     the loss does not count it among the items that were not chosen.
     """
 
-    def __init__(self, config, dataset):
+    def __init__(self, config: Config, dataset: SequentialDataset) -> None:
         super().__init__(config, dataset)
         self.loss_fct = nn.CrossEntropyLoss()
         # The initial weights depend neither on whether the text cache was warm nor on what was built before.
         with isolated_random_state(config["seed"]):
-            self._build(config, dataset)
+            # In this order: texts are encoded by the uncut model, whose first layers are then the backbone.
+            texts, uncut = self._build_texts(config, dataset)
+            self._build_backbone(config, uncut, texts)
+            self._build_heads(config, dataset)
         self._frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
         self.register_state_dict_post_hook(_drop_frozen)
         self.register_load_state_dict_post_hook(_ignore_frozen)
-        self._cached_items = None
+        self._cached_items: Tensor | None = None
 
-    def _build(self, config, dataset):
-        name, device = config["llm_model"], config["device"]
-        dtype = backbones.dtype_of(config["llm_dtype"], device)
+    def _build_texts(self, config: Config, dataset: SequentialDataset) -> tuple[list[str], Any]:
+        """The buffer ``text``, ``[n_items, text size]`` or None; returns the texts and the uncut language model."""
         texts = load_item_texts(config, dataset)
-        loaded = []
-
-        def load():
-            if not loaded:
-                loaded.append(backbones.load_backbone(name, dtype))
-            return loaded[0]
-
+        name, device = config["llm_model"], config["device"]
+        uncut = backbones.load_backbone(name, backbones.dtype_of(config["llm_dtype"], device))
         vectors = None
         if any(texts):
-            vectors = encode_texts(
-                texts,
-                name,
-                dtype,
-                device,
-                config["llm_cache_dir"],
-                config["llm_text_batch_size"],
-                config["show_progress"],
-                load,
-            )
+            encoder = TextEncoder(name, uncut, device, config["llm_text_batch_size"])
+            vectors = encoder.encode(texts, config["llm_cache_dir"], config["show_progress"])
             # Rows of about unit length: an optimizer step then moves text and embedding alike.
             vectors = vectors / vectors.shape[1] ** 0.5
         self.register_buffer("text", vectors, persistent=False)
-        model = backbones.keep_first_layers(load(), config["llm_layers"])
+        return texts, uncut
+
+    def _build_backbone(self, config: Config, uncut: Any, texts: list[str]) -> None:
+        """The first layers of the language model with LoRA adapters, and what turns a history into its input."""
+        model = backbones.keep_first_layers(uncut, config["llm_layers"])
         tokens = model.get_input_embeddings()
-        size, hidden = config["llm_embedding_size"], model.config.hidden_size
-        self.spread = tokens.weight.float().std().item()
-        self.prompt = None
+        self.spread: float = tokens.weight.float().std().item()
+        self.prompt: Prompt | None = None
         needed = self.max_seq_length
         if config["llm_input"] == "prompt":
-            self.prompt = Prompt(texts, backbones.load_tokenizer(name), config["llm_item_tokens"], config)
+            tokenizer = backbones.load_tokenizer(config["llm_model"])
+            self.prompt = Prompt(texts, tokenizer, config["llm_item_tokens"], config["dataset"])
             needed = self.prompt.longest(self.max_seq_length)
         else:
-            model.set_input_embeddings(
-                nn.Embedding(1, hidden, dtype=dtype).requires_grad_(False)
-            )  # frees the vocabulary
+            unused = nn.Embedding(1, model.config.hidden_size, dtype=tokens.weight.dtype)
+            model.set_input_embeddings(unused.requires_grad_(False))  # frees the vocabulary
         if needed > max_positions(model):
-            raise SettingsError(
+            raise ModelError(
                 f"MAX_ITEM_LIST_LENGTH = {self.max_seq_length}: a history can take {needed} tokens, but the model "
                 f"reads {max_positions(model)}. Lower MAX_ITEM_LIST_LENGTH or llm_item_tokens."
             )
-        if needed <= SHORT and device.type == "cpu":
+        if needed <= PLAIN_ATTENTION_UP_TO and config["device"].type == "cpu":
             model.set_attn_implementation("eager")
         self.backbone = backbones.add_lora(model, config)
+
+    def _build_heads(self, config: Config, dataset: SequentialDataset) -> None:
+        """Item vectors, projections into and out of the backbone, the match of texts, ``text_only_items``."""
+        size, hidden = config["llm_embedding_size"], self.backbone.config.hidden_size
         self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
         self.input_norm = nn.LayerNorm(size)
         self.input_projection = nn.Linear(size, hidden, bias=False)
@@ -105,40 +107,42 @@ class LLMRec(SequentialRecommender):
         nn.init.zeros_(self.item_embedding.weight[0])
         nn.init.normal_(self.input_projection.weight, std=size**-0.5)
         nn.init.normal_(self.output_projection.weight, std=hidden**-0.5)
-        self.match, text_only = None, None
+        self.match: TextMatch | None = None  # the name stands in checkpoints
+        text_only_items = None
         if self.text is not None:
             self.text_projection = nn.Linear(self.text.shape[1], size, bias=False)
             nn.init.normal_(self.text_projection.weight, std=INITIALIZER_RANGE)
             chosen = torch.bincount(dataset.inter_feat[dataset.iid_field], minlength=self.n_items) > 0
-            text_only = (self.text != 0).any(1) & ~chosen
-            text_only = text_only if text_only.any() else None
+            text_only_items = (self.text != 0).any(1) & ~chosen
+            text_only_items = text_only_items if text_only_items.any() else None
             if config["llm_match_rank"]:
                 self.match = TextMatch(self.text, config["llm_match_rank"], self.max_seq_length)
-        self.register_buffer("text_only", text_only, persistent=False)
+        self.register_buffer("text_only_items", text_only_items, persistent=False)
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> LLMRec:
+        """As PyTorch's; forgets the cached :meth:`item_vectors`."""
         self._cached_items = None  # the weights may change, or have changed, since the vectors were computed
         return super().train(mode)
 
-    def item_vectors(self):
+    def item_vectors(self) -> Tensor:
         """The vectors :math:`v_i` of all items, ``[n_items, size]``, computed once per evaluation."""
         if self._cached_items is not None:
             return self._cached_items
         vectors = self.item_embedding.weight
         if self.text is not None:
-            if self.text_only is not None:
-                vectors = vectors.masked_fill(self.text_only.unsqueeze(1), 0.0)
+            if self.text_only_items is not None:
+                vectors = vectors.masked_fill(self.text_only_items.unsqueeze(1), 0.0)
             vectors = vectors + self.text_projection(self.text)
         if not self.training and not torch.is_grad_enabled():
             self._cached_items = vectors.detach()  # not the embedding itself, which would become a second parameter
         return vectors
 
     @property
-    def fixed_vectors(self):
+    def fixed_vectors(self) -> Tensor | None:
         """The items' vectors in the match, ``[n_items, text size]``, or None without it."""
         return None if self.match is None else self.match.vectors
 
-    def position_outputs(self, item_seq, positions, vectors):
+    def position_outputs(self, item_seq: Tensor, positions: Tensor, vectors: Tensor) -> Tensor:
         """The outputs at the chosen positions of a batch of right-padded histories.
 
         Args:
@@ -147,7 +151,7 @@ class LLMRec(SequentialRecommender):
             vectors: the :meth:`item_vectors`.
 
         Returns:
-            torch.Tensor: what :func:`~recbole_llmd.distill.chunked_scores.product` makes the scores of all items of,
+            torch.Tensor: what :func:`~recbole_llmd.distill.chunked_scores.scores_of_all_items` makes the scores of,
             with ``vectors`` and the :attr:`fixed_vectors`: ``[n_positions, size (+ text size)]``, in row-major order
             of ``positions``.
         """
@@ -169,27 +173,30 @@ class LLMRec(SequentialRecommender):
         return torch.cat([outputs, self.dropout(self.match(item_seq)[positions])], dim=1)
 
     @property
-    def input_dtype(self):
+    def input_dtype(self) -> torch.dtype:
+        """The dtype of the backbone's frozen weights."""
         return next(parameter.dtype for name, parameter in self.backbone.named_parameters() if "lora_" not in name)
 
-    def forward(self, item_seq, item_seq_len):
+    def forward(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """The output after the last item of each history (:meth:`position_outputs`)."""
         vectors = self.item_vectors()
         order = item_seq_len.argsort()  # like lengths together, so that little padding is computed
         outputs = []
-        for part in order.split(ROWS_TOGETHER):
-            longest = int(item_seq_len[part].max())
-            last = torch.arange(longest, device=item_seq.device) == (item_seq_len[part] - 1).unsqueeze(1)
-            outputs.append(self.position_outputs(item_seq[part, :longest], last, vectors))
+        for chosen in order.split(HISTORIES_AT_ONCE):
+            longest = int(item_seq_len[chosen].max())
+            last = torch.arange(longest, device=item_seq.device) == (item_seq_len[chosen] - 1).unsqueeze(1)
+            outputs.append(self.position_outputs(item_seq[chosen, :longest], last, vectors))
         return torch.cat(outputs)[order.argsort()]
 
-    def calculate_loss(self, interaction):
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
+        """Cross-entropy over all items but those known by text alone."""
         scores = self.full_sort_predict(interaction)
-        if self.text_only is not None:
-            scores = scores.masked_fill(self.text_only, -torch.inf)
+        if self.text_only_items is not None:
+            scores = scores.masked_fill(self.text_only_items, -torch.inf)
         return self.loss_fct(scores, interaction[self.POS_ITEM_ID])
 
-    def predict(self, interaction):
+    def predict(self, interaction: Interaction) -> Tensor:
+        """The score of one item for each history, ``[batch]``."""
         # Sampled evaluation repeats a history for each of its candidates: it is read once.
         histories, which = torch.unique(interaction[self.ITEM_SEQ], dim=0, return_inverse=True)
         output = self.forward(histories, (histories > 0).sum(dim=1))[which]
@@ -197,11 +204,12 @@ class LLMRec(SequentialRecommender):
         factors = [vectors[items] for vectors in (self.item_vectors(), self.fixed_vectors) if vectors is not None]
         return (output * torch.cat(factors, dim=1)).sum(dim=1)
 
-    def full_sort_predict(self, interaction):
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """The scores of all items for each history, ``[batch, n_items]``."""
         output = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return chunked_scores.product(output, self.item_vectors(), self.fixed_vectors)
+        return chunked_scores.scores_of_all_items(output, self.item_vectors(), self.fixed_vectors)
 
-    def save_adapter(self, folder):
+    def save_adapter(self, folder: str | Path) -> None:
         """Write the LoRA adapter in peft's format and everything else that is trained as ``head.safetensors``.
 
         The folder is complete or not there: it is written under a temporary name and renamed.
@@ -214,33 +222,37 @@ class LLMRec(SequentialRecommender):
                 temporary / "head.safetensors",
             )
 
-    def load_adapter(self, folder):
-        """Read what :meth:`save_adapter` wrote."""
+    def load_adapter(self, folder: str | Path) -> None:
+        """Read what :meth:`save_adapter` wrote.
+
+        Raises:
+            CheckpointError: if it was written by a model of another shape.
+        """
         backbones.load_lora(self.backbone, folder)
         head = load_file(Path(folder) / "head.safetensors")
         own = self.head_state()
         if {k: v.shape for k, v in head.items()} != {k: v.shape for k, v in own.items()}:
-            raise SettingsError(
+            raise CheckpointError(
                 f"{folder} was written by a model with other items or other llm_* settings than this one."
             )
         for name, tensor in own.items():
             tensor.copy_(head[name])
         self._cached_items = None
 
-    def head_state(self):
+    def head_state(self) -> dict[str, Tensor]:
         """The trained tensors outside the backbone, by name."""
         return {
             name: parameter.detach() for name, parameter in self.named_parameters() if not name.startswith("backbone.")
         }
 
 
-def _drop_frozen(module, state_dict, prefix, _local_metadata):
+def _drop_frozen(module: LLMRec, state_dict: dict[str, Any], prefix: str, _local_metadata: Any) -> None:
     """Leave the frozen backbone out of checkpoints: it is loaded from ``llm_model``."""
     for name in module._frozen:
         state_dict.pop(prefix + name, None)
 
 
-def _ignore_frozen(module, incompatible):
+def _ignore_frozen(module: LLMRec, incompatible: Any) -> None:
     """Take back the complaint about missing frozen weights."""
     kept = [key for key in incompatible.missing_keys if not any(key.endswith(name) for name in module._frozen)]
     incompatible.missing_keys[:] = kept

@@ -1,25 +1,35 @@
 """The trainer of LLMD4Rec: warm-up of both sides, then rounds in which each teaches the other."""
 
+from __future__ import annotations
+
 import glob
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from recbole.config import Config
+from recbole.data.dataloader import AbstractDataLoader, TrainDataLoader
+from recbole.data.dataset import SequentialDataset
 from recbole.trainer import Trainer
 from recbole.utils import set_color
+from torch import Tensor
 
 from recbole_llmd import config as configs
 from recbole_llmd.atomic_write import atomic_write
-from recbole_llmd.data.windows import WindowLoader, add_row_numbers
-from recbole_llmd.distill.scorers import CRMScorer, LLMScorer
 from recbole_llmd.distill.teacher_cache import TeacherCache, resolve_topk
-from recbole_llmd.distill.text_start import text_start
+from recbole_llmd.distill.text_initialisation import initial_embeddings_from_text
+from recbole_llmd.distill.training_path import crm_path, llm_path
 from recbole_llmd.llm.text_match import whitened
+from recbole_llmd.model.llmd4rec import LLMD4Rec
 from recbole_llmd.result_collector import add_result
+from recbole_llmd.trainer.chunked_collector import ChunkedCollector
 from recbole_llmd.trainer.llmrec import adapter_folder, save_renamed
 from recbole_llmd.trainer.objective import Objective
-from recbole_llmd.trainer.side_trainer import PartsCollector, SideTrainer
+from recbole_llmd.trainer.phase_run import FitArguments, Interruption, PhaseRun
+from recbole_llmd.trainer.side_trainer import SideTrainer
 
 OTHER = {"CRM": "LLM", "LLM": "CRM"}
 # Keys that change where a run writes and what it shows, not what it computes: a run may be resumed with others.
@@ -41,21 +51,37 @@ NOT_IN_FINGERPRINT = {
 
 @dataclass(frozen=True)
 class Phase:
-    """One side's training against the frozen other one (``teacher``) or alone."""
+    """One side's training against the frozen other one (its teacher) or alone.
 
-    round: int  # 0 is the warm-up
+    Attributes:
+        round: 0 is the warm-up.
+        student: the side that is trained, ``CRM`` or ``LLM``.
+        epochs: at most.
+        taught: whether the other side teaches.
+
+    >>> Phase(round=1, student="CRM", epochs=3, taught=True).label
+    'round 1, CRM phase (LLM teaches)'
+    """
+
+    round: int
     student: str
     epochs: int
     taught: bool
 
     @property
-    def label(self):
+    def teacher(self) -> str:
+        """The other side."""
+        return OTHER[self.student]
+
+    @property
+    def label(self) -> str:
+        """What the log and the results call the phase."""
         when = f"round {self.round}" if self.round else "warm-up"
-        how = f" ({OTHER[self.student]} teaches)" if self.taught else ""
+        how = f" ({self.teacher} teaches)" if self.taught else ""
         return f"{when}, {self.student} phase{how}"
 
 
-def plan(config):
+def plan(config: Config) -> list[Phase]:
     """The phases of a run. All directions have the same phases with the same epochs; they differ in who is taught."""
     direction = config["distill_direction"]
     phases = [Phase(0, "LLM", config["llm_warmup_epochs"], False), Phase(0, "CRM", config["crm_warmup_epochs"], False)]
@@ -65,43 +91,86 @@ def plan(config):
     return [phase for phase in phases if phase.epochs > 0]
 
 
+@dataclass(frozen=True)
+class Progress:
+    """A run at the moment before ``epoch`` of phase ``phase`` (None: before that phase begins)."""
+
+    phase: int
+    epoch: int | None
+    sides: dict[str, dict[str, Any]]
+
+    @classmethod
+    def read(cls, file: str | os.PathLike[str], device: torch.device) -> Progress:
+        """Read what :meth:`write` wrote."""
+        # Written by this package where the user told it to; it holds NumPy scalars beside the tensors.
+        content = torch.load(file, map_location=device, weights_only=False)
+        return cls(content["phase"], content["epoch"], {name: content[name] for name in OTHER})
+
+    def write(self, file: str | os.PathLike[str], **facts: Any) -> None:
+        """Write it, and ``facts`` beside it."""
+        with atomic_write(file) as temporary:
+            torch.save({"phase": self.phase, "epoch": self.epoch, **self.sides, **facts}, temporary)
+
+
 class LLMD4RecTrainer(Trainer):
     """Alternates the phases of :func:`plan`; each phase is one RecBole ``fit`` of one side.
 
     Each side keeps the weights of its best validation epoch over the whole run: they teach the other side, and the
     CRM's are what the run returns, evaluates and saves. A phase starts from its side's initial weights, or, without
     ``distill_restart``, from its best ones.
+
+    Attributes:
+        sides: the trainers of ``CRM`` and ``LLM``.
+        after_warm_up: called once each when the warm-up has been trained and round 1 is about to begin.
+        on_epoch_begin: called with the side and the number of every epoch before its first batch.
     """
 
-    def __init__(self, config, model):
+    def __init__(self, config: Config, model: LLMD4Rec) -> None:
         super().__init__(config, model)
-        self.eval_collector = PartsCollector(config)
+        self.eval_collector = ChunkedCollector(config)
         llm_config = configs.llm_side_config(config)
         self.sides = {
-            "CRM": SideTrainer(config, model.crm, "CRM", config["crm_window_overlap"]),
-            "LLM": SideTrainer(llm_config, model.llm, "LLM", config["llm_window_overlap"], config["llm_ema_decay"]),
+            "CRM": SideTrainer(config, model.crm, "CRM"),
+            "LLM": SideTrainer(llm_config, model.llm, "LLM", config["llm_ema_decay"]),
         }
         self.resume_file = os.path.join(
-            self.checkpoint_dir, f"LLMD4Rec-{config['dataset']}-{fingerprint(config)}.resume.pth"
+            self.checkpoint_dir, f"{config['model']}-{config['dataset']}-{fingerprint(config)}.resume.pth"
         )
+        self.after_warm_up: list[Callable[[], None]] = []
+        self.on_epoch_begin: list[Callable[[SideTrainer, int], None]] = []
+        self._warm_start: Progress | None = None
 
-    def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
+    def prepare(self, train_data: TrainDataLoader) -> None:
+        """Find out how each side can be trained, and make its batches; ``fit`` calls it.
+
+        Raises:
+            ModelError: if the CRM cannot be distilled.
+        """
+        crm, llm = self.sides["CRM"], self.sides["LLM"]
+        crm.prepare(crm_path(crm.model, crm.config, train_data, self.config["crm_window_overlap"]))
+        llm.prepare(llm_path(llm.model, llm.config, train_data, self.config["llm_window_overlap"]))
+
+    def fit(
+        self,
+        train_data: TrainDataLoader,
+        valid_data: AbstractDataLoader | None = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Callable[[int, float], None] | None = None,
+    ) -> tuple[float, dict[str, float] | None]:
         """Run all phases. Arguments and result are those of RecBole's ``Trainer.fit``; the result is the CRM's."""
         self.eval_collector.data_collect(train_data)
-        add_row_numbers(train_data.dataset)
+        self.prepare(train_data)
+        arguments = FitArguments(train_data, valid_data, verbose, show_progress, callback_fn)
         crm, llm = self.sides["CRM"], self.sides["LLM"]
-        crm.prepare(CRMScorer(self.model.crm, train_data.dataset, train_data), train_data)
-        llm.prepare(LLMScorer(self.model.llm), train_data)
-        phases = plan(self.config)
-        first, epoch, progress = self._resumed() if self.config["resume"] else (0, 0, None)
+        phases, progress = plan(self.config), self._progress_to_go_on_from()
         if progress:
             for name, side in self.sides.items():
-                side.load_progress(progress[name])
+                side.load_progress(progress.sides[name])
+        first = progress.phase if progress else 0
         for index in range(first, len(phases)):
-            middle = (epoch, progress) if index == first and progress else (0, None)
-            self._run_phase(
-                index, phases[index], middle, train_data, valid_data, verbose, saved, show_progress, callback_fn
-            )
+            self._run_phase(index, phases[index], progress if index == first else None, arguments, saved)
         add_result("llm", {"best_valid_score": llm.best_valid_score, "best_valid_result": llm.best_valid_result})
         add_result(
             "distillation", {"phases": [phase.label for phase in phases], "CRM": crm.figures, "LLM": llm.figures}
@@ -116,90 +185,127 @@ class LLMD4RecTrainer(Trainer):
         self._add_hparam_to_tensorboard(self.best_valid_score)
         return self.best_valid_score, self.best_valid_result
 
-    def _run_phase(self, index, phase, middle, train_data, valid_data, verbose, saved, show_progress, callback_fn):
-        epoch, progress = middle
-        student = self.sides[phase.student]
+    def _run_phase(
+        self, index: int, phase: Phase, progress: Progress | None, arguments: FitArguments, saved: bool
+    ) -> None:
+        student, interruption = self.sides[phase.student], None
+        if progress is not None and progress.epoch is not None:
+            interruption = Interruption(progress.epoch, progress.sides[phase.student])
+        else:
+            if saved:
+                self._progress(index, None).write(self.resume_file)
+            if 0 < index == self._n_warm_up_phases:
+                for callback in self.after_warm_up:
+                    callback()
         restart = phase.round > 0 and self.config["distill_restart"]
-        resumed = progress and epoch is not None
-        if saved and not resumed:
-            self._save_progress(index, None)
-        student.begin(index, phase.label, phase.epochs, restart, self._start(phase) if restart else None)
-        if resumed:
-            student.load_progress(progress[phase.student], epoch)
-        student.objective = self._objective(phase, train_data, show_progress)
-        if saved:
-            student.before_epoch = lambda epoch: self._save_progress(index, epoch)
-        if verbose:
+        initial_weights = self._initial_weights(phase) if restart else {}
+        objective = self.objective_for(phase, arguments.train_data.dataset, arguments.show_progress)
+        if arguments.verbose:
             self.logger.info(set_color(phase.label, "cyan") + f": at most {phase.epochs} epochs")
-        student.fit(
-            train_data, valid_data, verbose=verbose, saved=True, show_progress=show_progress, callback_fn=callback_fn
-        )
-        student.restore_best()
 
-    def _start(self, phase):
+        def on_epoch_begin(epoch: int) -> None:
+            if saved:
+                self._progress(index, epoch).write(self.resume_file)
+            for callback in self.on_epoch_begin:
+                callback(student, epoch)
+
+        student.run_phase(
+            PhaseRun(
+                index,
+                phase.label,
+                phase.epochs,
+                objective,
+                arguments,
+                restart=restart,
+                initial_weights=initial_weights,
+                interruption=interruption,
+                on_epoch_begin=on_epoch_begin,
+            )
+        )
+
+    def _initial_weights(self, phase: Phase) -> dict[str, Tensor]:
         """The initial weights that the teacher gives a student: a CRM's item embeddings, by the items' texts."""
         llm, spread = self.model.llm, self.config["distill_text_start"]
         if not (phase.taught and phase.student == "CRM" and spread and llm.text is not None):
-            return None
-        return text_start(self.sides["CRM"].initial_state, whitened(llm.text), spread, self.config["seed"])
+            return {}
+        initial_state = self.sides["CRM"].initial_state
+        return initial_embeddings_from_text(initial_state, whitened(llm.text), spread, self.config["seed"])
 
-    def _objective(self, phase, train_data, show_progress):
-        student, teacher = self.sides[phase.student], self.sides[OTHER[phase.student]]
+    def objective_for(self, phase: Phase, dataset: SequentialDataset, show_progress: bool = False) -> Objective:
+        """What the student of ``phase`` minimises; the teacher, if there is one, scores all training samples for it.
+
+        Args:
+            phase: the phase.
+            dataset: the training dataset, whose samples the teacher scores.
+            show_progress: whether the teacher's pass has a progress bar.
+        """
+        student, teacher = self.sides[phase.student], self.sides[phase.teacher]
         if not phase.taught:
             return student.own_objective()
         # Of items that are no sample's target the LLM alone knows something: their texts.
-        text_only = self.model.llm.text_only
-        dataset, temperature = train_data.dataset, self.config["distill_temperature"]
+        text_only_items, temperature = self.model.llm.text_only_items, self.config["distill_temperature"]
         cache = TeacherCache(
             len(dataset),
             dataset.item_num,
             temperature,
             resolve_topk(self.config["distill_topk"], dataset.item_num),
             self.checkpoint_dir,
-            text_only if phase.student == "LLM" else None,
+            text_only_items if phase.student == "LLM" else None,
         )
-        loader = None
-        if teacher.scorer.windows:
-            loader = WindowLoader(
-                teacher.window_loader.windows, teacher.config, teacher.config["train_batch_size"], shuffle=False
-            )
-        cache.fill(
-            teacher.scorer,
-            loader,
-            dataset,
-            self.config["train_batch_size"],
-            f"{teacher.side} teaches: its distributions",
-            show_progress,
-        )
+        cache.fill(teacher.path, f"{teacher.side} teaches: its distributions", show_progress)
         alpha = self.config["distill_alpha_llm_to_crm" if phase.student == "CRM" else "distill_alpha_crm_to_llm"]
-        return Objective(student.scorer, cache, alpha, temperature, self.config["distill_weighting"], text_only)
+        return Objective(student.path, cache, alpha, temperature, self.config["distill_weighting"], text_only_items)
 
-    def _save_progress(self, index, epoch):
-        """Keep everything needed to go on before ``epoch`` of phase ``index`` (None: before the phase begins)."""
-        with atomic_write(self.resume_file) as temporary:
-            torch.save(
-                {
-                    "phase": index,
-                    "epoch": epoch,
-                    **{name: side.progress() for name, side in self.sides.items()},
-                },
-                temporary,
-            )
+    @property
+    def has_warm_up(self) -> bool:
+        """Whether any side is trained before round 1."""
+        return self._n_warm_up_phases > 0
 
-    def _resumed(self):
+    def save_warm_up(self, file: str | os.PathLike[str], **facts: Any) -> None:
+        """Write what :meth:`warm_start` takes up; for callbacks in :attr:`after_warm_up`.
+
+        Args:
+            file: where to.
+            **facts: written beside it; ``warm_start`` does not look at them.
+        """
+        self._progress(self._n_warm_up_phases, None).write(file, **facts)
+
+    def warm_start(self, file: str | os.PathLike[str]) -> None:
+        """Let ``fit`` begin with round 1, with both sides as they were when :meth:`save_warm_up` wrote ``file``.
+
+        The run then ends as if it had trained the warm-up itself, if the settings that the warm-up depends on are
+        those of the run that wrote the file.
+        """
+        self._warm_start = Progress.read(file, self.device)
+        self.logger.info(f"Taking over the warm-up in {file}")
+
+    @property
+    def _n_warm_up_phases(self) -> int:
+        return sum(phase.round == 0 for phase in plan(self.config))
+
+    def _progress(self, phase: int, epoch: int | None) -> Progress:
+        return Progress(phase, epoch, {name: side.progress() for name, side in self.sides.items()})
+
+    def _progress_to_go_on_from(self) -> Progress | None:
+        if self._warm_start is not None or not self.config["resume"]:
+            return self._warm_start
         if not os.path.exists(self.resume_file):
             self.logger.warning(
                 f"resume: there is no interrupted run with these settings ({self.resume_file}); "
                 "starting from the beginning."
             )
-            return 0, 0, None
-        # Written by this package in the user's own checkpoint_dir; it holds NumPy scalars beside the tensors.
-        progress = torch.load(self.resume_file, map_location=self.device, weights_only=False)
+            return None
         self.logger.info(f"Resuming from {self.resume_file}")
-        return progress["phase"], progress["epoch"], progress
+        return Progress.read(self.resume_file, self.device)
 
     @torch.no_grad()
-    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+    def evaluate(
+        self,
+        eval_data: AbstractDataLoader,
+        load_best_model: bool = True,
+        model_file: str | None = None,
+        show_progress: bool = False,
+    ) -> dict[str, float]:
         """The CRM's result, as RecBole's ``Trainer.evaluate``; the LLM's is reported beside it."""
         result = super().evaluate(eval_data, load_best_model, model_file, show_progress)
         if eval_data:
@@ -208,7 +314,7 @@ class LLMD4RecTrainer(Trainer):
         return result
 
 
-def fingerprint(config):
+def fingerprint(config: Config) -> str:
     """A short hash of every setting that changes what a run computes."""
     settings = sorted(
         (key, str(value)) for key, value in config.final_config_dict.items() if key not in NOT_IN_FINGERPRINT

@@ -1,38 +1,51 @@
 """The trainer of LLMRec run alone."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from recbole.config import Config
+from recbole.data.dataloader import TrainDataLoader
+from recbole.trainer import Trainer
+
 from recbole_llmd.atomic_write import atomic_write
-from recbole_llmd.data.windows import add_row_numbers
-from recbole_llmd.distill.scorers import LLMScorer
+from recbole_llmd.distill.training_path import llm_path
+from recbole_llmd.model.llmrec import LLMRec
 from recbole_llmd.trainer.side_trainer import SideTrainer
 
 
 class LLMRecTrainer(SideTrainer):
     """All-position training of LLMRec; checkpoints are RecBole's, with the adapter beside them in peft's format."""
 
-    def __init__(self, config, model):
-        super().__init__(config, model, "LLM", config["llm_window_overlap"], config["llm_ema_decay"])
+    def __init__(self, config: Config, model: LLMRec) -> None:
+        super().__init__(config, model, "LLM", config["llm_ema_decay"])
 
-    def fit(self, train_data, *args, **kwargs):
-        add_row_numbers(train_data.dataset)
-        self.prepare(LLMScorer(self.model), train_data)
+    def fit(self, train_data: TrainDataLoader, *args: Any, **kwargs: Any) -> tuple[float, dict[str, float]]:
+        """As RecBole's ``Trainer.fit``; afterwards the model has its averaged weights."""
+        self.prepare(llm_path(self.model, self.config, train_data, self.config["llm_window_overlap"]))
         self.average.restart()
         result = super().fit(train_data, *args, **kwargs)
         self.average.keep()
         return result
 
-    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         with self.average.in_place():
             save_renamed(super(SideTrainer, self)._save_checkpoint, self, epoch, verbose, **kwargs)
             self.model.save_adapter(adapter_folder(self.saved_model_file))
 
 
-def adapter_folder(checkpoint):
-    """Where the adapter of the LLM in ``checkpoint`` is written: beside it."""
+def adapter_folder(checkpoint: str) -> str:
+    """Where the adapter of the LLM in ``checkpoint`` is written: beside it.
+
+    >>> adapter_folder("saved/LLMRec.pth")
+    'saved/LLMRec-adapter'
+    """
     return checkpoint.removesuffix(".pth") + "-adapter"
 
 
-def save_renamed(save, trainer, epoch, verbose=True, **kwargs):
-    """RecBole's ``_save_checkpoint`` under a temporary name, renamed when it is whole."""
+def save_renamed(save: Callable[..., None], trainer: Trainer, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+    """RecBole's ``_save_checkpoint`` under a temporary name, renamed when it is complete."""
     path = kwargs.pop("saved_model_file", trainer.saved_model_file)
     with atomic_write(path) as temporary:
         save(epoch, verbose=False, saved_model_file=temporary, **kwargs)

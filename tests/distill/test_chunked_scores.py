@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from recbole_llmd.data.windows import ROW, TARGETS
+from recbole_llmd.data.windows import SAMPLE, TARGETS
 from recbole_llmd.distill import chunked_scores, losses
 from recbole_llmd.distill.teacher_cache import TeacherCache
+from recbole_llmd.distill.training_path import WindowPath
 from recbole_llmd.trainer.objective import Objective
 
 N, ITEMS, SIZE = 11, 40, 5  # items with the padding item
@@ -21,26 +22,26 @@ def random(*shape, seed):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(chunked_scores, "WHOLE", 0)
-    monkeypatch.setattr(chunked_scores, "CHUNK", 4 * ITEMS * SAMPLES_PER_CHUNK + 1)
+    monkeypatch.setattr(chunked_scores, "UNCHUNKED_BYTES", 0)
+    monkeypatch.setattr(chunked_scores, "CHUNK_BYTES", 4 * ITEMS * SAMPLES_PER_CHUNK + 1)
 
 
 @pytest.fixture
 def sides():
-    """Outputs and item vectors of a student, and a batch in which every position ends a row."""
+    """Outputs and item vectors of a student, and a batch in which every position ends a sample."""
     outputs, items = random(N, SIZE, seed=0).requires_grad_(), random(ITEMS, SIZE, seed=1).requires_grad_()
     targets = torch.randint(1, ITEMS, (N,), generator=torch.Generator().manual_seed(2))
-    rows = torch.randperm(N, generator=torch.Generator().manual_seed(3))
-    return outputs, items, {TARGETS: targets[None], ROW: rows[None]}
+    numbers = torch.randperm(N, generator=torch.Generator().manual_seed(3))
+    return outputs, items, {TARGETS: targets[None], SAMPLE: numbers[None]}
 
 
-@pytest.mark.parametrize("whole", [0, 2**25], ids=["in chunks", "in one piece"])
-def test_fixed_coordinates_count_in_the_scores_and_get_no_gradient(small_chunks, monkeypatch, sides, whole):
+@pytest.mark.parametrize("unchunked_bytes", [0, 2**25], ids=["in chunks", "at once"])
+def test_fixed_coordinates_count_in_the_scores_and_get_no_gradient(small_chunks, monkeypatch, sides, unchunked_bytes):
     """The same loss and gradients as with item vectors of all coordinates."""
-    monkeypatch.setattr(chunked_scores, "WHOLE", whole)
+    monkeypatch.setattr(chunked_scores, "UNCHUNKED_BYTES", unchunked_bytes)
     all_outputs, items, batch = sides
     trained, fixed = items[:, :3].detach().requires_grad_(), items[:, 3:].detach()
-    loss = Objective(Scorer(all_outputs, trained, fixed))(batch)
+    loss = Objective(path_of(all_outputs, trained, fixed))(batch)
     of_outputs, of_trained = torch.autograd.grad(loss, (all_outputs, trained))
     expected = cross_entropy(all_outputs @ items.t(), batch[TARGETS][0])
     of_all, of_items = torch.autograd.grad(expected, (all_outputs, items))
@@ -49,15 +50,10 @@ def test_fixed_coordinates_count_in_the_scores_and_get_no_gradient(small_chunks,
     torch.testing.assert_close(of_trained, of_items[:, :3])
 
 
-class Scorer:
-    windows = True
-
-    def __init__(self, *factors):
-        self.given = factors
-        self.model = SimpleNamespace(eval=lambda: None, device="cpu")
-
-    def factors(self, interaction):
-        return self.given
+def path_of(*factors, windows=None):
+    """A training path over windows of a model with these scores."""
+    model = SimpleNamespace(eval=lambda: None, device="cpu")
+    return WindowPath(SimpleNamespace(model=model, window_factors=lambda batch: factors), windows)
 
 
 def teacher_cache(folder, topk, temperature=2.0):
@@ -66,16 +62,16 @@ def teacher_cache(folder, topk, temperature=2.0):
     return cache
 
 
-@pytest.mark.parametrize("n, whole, expected", [(6, 240, [(0, 6)]), (7, 240, [(0, 3), (3, 6), (6, 7)])])
-def test_parts_hold_every_sample_once(monkeypatch, n, whole, expected):
+@pytest.mark.parametrize("n, unchunked_bytes, expected", [(6, 240, [(0, 6)]), (7, 240, [(0, 3), (3, 6), (6, 7)])])
+def test_chunks_hold_every_sample_once(monkeypatch, n, unchunked_bytes, expected):
     """Ten items are 40 bytes: 240 hold six samples; beyond, chunks of 120 hold three."""
-    monkeypatch.setattr(chunked_scores, "WHOLE", whole)
-    monkeypatch.setattr(chunked_scores, "CHUNK", 120)
-    assert [(part.start, part.stop) for part in chunked_scores.parts(n, 10)] == expected
+    monkeypatch.setattr(chunked_scores, "UNCHUNKED_BYTES", unchunked_bytes)
+    monkeypatch.setattr(chunked_scores, "CHUNK_BYTES", 120)
+    assert [(chunk.start, chunk.stop) for chunk in chunked_scores.chunk_slices(n, 10)] == expected
 
 
 def test_a_sample_larger_than_a_chunk_is_a_chunk():
-    assert [(part.start, part.stop) for part in chunked_scores.parts(2, 2**24)] == [(0, 1), (1, 2)]
+    assert [(chunk.start, chunk.stop) for chunk in chunked_scores.chunk_slices(2, 2**24)] == [(0, 1), (1, 2)]
 
 
 @pytest.mark.parametrize("topk", [0, 12])
@@ -84,15 +80,15 @@ def test_objective_in_chunks_is_that_of_all_scores(tmp_path, small_chunks, sides
     """Cross-entropy, distillation term, and weights of mean 1 over the batch (not over a chunk)."""
     outputs, items, batch = sides
     cache, alpha, temperature = teacher_cache(tmp_path, topk), 0.7, 2.0
-    objective = Objective(Scorer(outputs, items), cache, alpha, temperature, weighting)
-    parts = objective(batch)
-    gradients = torch.autograd.grad(sum(parts), (outputs, items))
+    objective = Objective(path_of(outputs, items), cache, alpha, temperature, weighting)
+    both = objective(batch)
+    gradients = torch.autograd.grad(sum(both), (outputs, items))
 
     scores, targets = outputs @ items.t(), batch[TARGETS][0]
-    teacher, student = cache.read(batch[ROW][0], "cpu"), scores[:, 1:]
+    teacher, student = cache.read(batch[SAMPLE][0], "cpu"), scores[:, 1:]
     weights = losses.rescale(teacher.weights(weighting, student, targets - 1))
     own, term = cross_entropy(scores, targets), (weights * teacher.divergence(student, temperature)).mean()
-    torch.testing.assert_close(torch.stack(parts), torch.stack([own, alpha * term]))
+    torch.testing.assert_close(torch.stack(both), torch.stack([own, alpha * term]))
     torch.testing.assert_close(gradients, torch.autograd.grad(own + alpha * term, (outputs, items)))
     torch.testing.assert_close(torch.from_numpy(objective.figures.weights[0]), weights)
     assert weighting == "uniform" or weights.std() > 0.02
@@ -100,33 +96,33 @@ def test_objective_in_chunks_is_that_of_all_scores(tmp_path, small_chunks, sides
 
 def test_own_loss_in_chunks_is_that_of_all_scores(small_chunks, sides):
     outputs, items, batch = sides
-    loss = Objective(Scorer(outputs, items))(batch)
+    loss = Objective(path_of(outputs, items))(batch)
     gradients = torch.autograd.grad(3 * loss, (outputs, items))
     expected = cross_entropy(outputs @ items.t(), batch[TARGETS][0])
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(gradients, torch.autograd.grad(3 * expected, (outputs, items)))
 
 
-def test_items_left_out_are_no_negatives(small_chunks, sides):
+def test_items_known_by_text_alone_are_no_negatives(small_chunks, sides):
     """The own loss is that of a catalogue without them, and no gradient reaches their vectors."""
     outputs, items, batch = sides
     targets = batch[TARGETS][0]
-    left_out = torch.zeros(ITEMS, dtype=torch.bool)
-    left_out[[i for i in range(1, ITEMS) if i not in targets.tolist()][:4]] = True
-    loss = Objective(Scorer(outputs, items), left_out=left_out)(batch)
-    kept = (~left_out).nonzero().squeeze(1)
+    text_only_items = torch.zeros(ITEMS, dtype=torch.bool)
+    text_only_items[[i for i in range(1, ITEMS) if i not in targets.tolist()][:4]] = True
+    loss = Objective(path_of(outputs, items), text_only_items=text_only_items)(batch)
+    kept = (~text_only_items).nonzero().squeeze(1)
     numbers = torch.searchsorted(kept, targets)
     torch.testing.assert_close(loss, cross_entropy(outputs @ items[kept].t(), numbers))
     (of_items,) = torch.autograd.grad(loss, items)
-    assert left_out.sum() == 4 and not of_items[left_out].any() and of_items[kept].abs().sum(1).min() > 0
+    assert text_only_items.sum() == 4 and not of_items[text_only_items].any() and of_items[kept].abs().sum(1).min() > 0
 
 
 def test_no_scores_larger_than_a_chunk(small_chunks, sides):
     outputs, items, _ = sides
     seen = []
 
-    def terms(scores, part):
-        seen.append((part.start, tuple(scores.shape)))
+    def terms(scores, chunk):
+        seen.append((chunk.start, tuple(scores.shape)))
         return (scores.sum(1),)
 
     (sums,) = chunked_scores.per_sample(terms, outputs, items)
@@ -145,9 +141,10 @@ def test_teacher_pass_in_chunks_is_that_of_all_scores(tmp_path, small_chunks, si
             return self
 
     expected, cache = (TeacherCache(N, ITEMS, 2.0, topk, str(tmp_path)) for _ in range(2))
-    targets, rows = batch[TARGETS][0], batch[ROW][0]
-    expected.write(rows, (outputs @ items.t()).detach(), targets)
-    cache.fill(Scorer(outputs, items), [Batch(batch)], None, 1, "teacher")
+    targets, numbers = batch[TARGETS][0], batch[SAMPLE][0]
+    expected.write(numbers, (outputs @ items.t()).detach(), targets)
+    windows = SimpleNamespace(unshuffled=lambda: [Batch(batch)])
+    cache.fill(path_of(outputs, items, windows=windows), "teacher")
     for name in ("logp", "items", "rest_logp", "target_p", "entropy"):
         of_chunks, of_all = (getattr(c.read(torch.arange(N), "cpu"), name) for c in (cache, expected))
         assert of_chunks is of_all is None or torch.allclose(of_chunks, of_all, rtol=1e-5, atol=1e-6)

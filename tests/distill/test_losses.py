@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from recbole_llmd.data.windows import ROW, TARGETS
+from recbole_llmd.data.windows import SAMPLE, TARGETS
 from recbole_llmd.distill.losses import WEIGHTINGS, kl_divergence, kl_divergence_topk, rescale, sample_weights
 from recbole_llmd.distill.teacher_cache import TeacherBatch
+from recbole_llmd.distill.training_path import SamplePath, WindowPath
 from recbole_llmd.trainer.objective import EpochFigures, Objective, distillation_terms
 
 N, ITEMS = 6, 14
@@ -277,57 +278,65 @@ def test_distillation_term_and_gradient(weighting, temperature):
 
 
 class Fixed:
-    """A scorer whose logits are given, and which reads what the objective hands it."""
+    """A scorer whose logits are given, and which notes whether it was asked for them."""
 
-    def __init__(self, logits, windows):
-        self.given, self.windows = logits, windows
+    def __init__(self, logits):
+        self.given = logits
         self.model = SimpleNamespace(POS_ITEM_ID="item_id")
-        self.asked = []
+        self.asked_for_logits = []
 
-    def factors(self, interaction):
-        self.asked.append(True)
+    def window_factors(self, batch):
+        self.asked_for_logits.append(True)
         return self.given, None
 
-    def loss_and_logits(self, interaction, need_logits=True):
-        self.asked.append(need_logits)
-        return torch.nn.functional.cross_entropy(self.given, interaction["item_id"]), self.given
+    def own_loss(self, batch):
+        self.asked_for_logits.append(False)
+        return torch.nn.functional.cross_entropy(self.given, batch["item_id"])
+
+    def own_loss_and_logits(self, batch):
+        self.asked_for_logits.append(True)
+        return torch.nn.functional.cross_entropy(self.given, batch["item_id"]), self.given
 
 
-class Rows:
-    """A teacher that knows the rows 0..N-1 in order."""
+def path_of(scorer, windows):
+    return WindowPath(scorer, None) if windows else SamplePath(scorer, None, N)
+
+
+class Teacher:
+    """A teacher that knows the samples 0..N-1 in order."""
 
     def __init__(self, teacher, targets, temperature):
         self.batch, self.order = exact_batch(teacher[:, 1:], targets - 1, temperature), []
 
-    def read(self, rows, device):
-        self.order.append(rows.tolist())
+    def read(self, numbers, device):
+        self.order.append(numbers.tolist())
         return self.batch
 
 
 def batch_of(targets, windows):
-    """The same six samples as rows, or as two windows of which one position each ends no row."""
+    """The same six samples one by one, or as two windows of which one position each ends no sample."""
     if not windows:
-        return {"item_id": targets, ROW: torch.arange(N)}
-    rows = torch.tensor([[-1, 0, 1, 2], [3, 4, 5, -1]])
-    return {ROW: rows, TARGETS: torch.where(rows >= 0, targets[rows.clamp(min=0)], 0)}
+        return {"item_id": targets, SAMPLE: torch.arange(N)}
+    numbers = torch.tensor([[-1, 0, 1, 2], [3, 4, 5, -1]])
+    return {SAMPLE: numbers, TARGETS: torch.where(numbers >= 0, targets[numbers.clamp(min=0)], 0)}
 
 
 @pytest.mark.parametrize("windows", [True, False])
 def test_objective_is_own_loss_plus_alpha_times_the_term(windows):
     teacher, student, targets = setup(20)
     alpha, temperature = 0.7, 2.0
-    rows, scorer = Rows(teacher, targets, temperature), Fixed(student, windows)
-    objective = Objective(scorer, rows, alpha, temperature, "adaptive")
-    parts = objective(batch_of(targets, windows))
-    sum(parts).backward()
+    known, scorer = Teacher(teacher, targets, temperature), Fixed(student)
+    objective = Objective(path_of(scorer, windows), known, alpha, temperature, "adaptive")
+    both = objective(batch_of(targets, windows))
+    sum(both).backward()
 
     term, weights, gradient = reference(teacher, student.detach(), targets, temperature, "adaptive")
     q = naive_probabilities(student)
     own = -sum(math.log(row[y]) for row, y in zip(q, targets.tolist())) / N
-    close(torch.stack(parts), [own, alpha * term])
+    close(torch.stack(both), [own, alpha * term])
     own_gradient = [[(v - (j == y)) / N for j, v in enumerate(row)] for row, y in zip(q, targets.tolist())]
     close(student.grad, torch.tensor(own_gradient, dtype=torch.float64) + alpha * gradient)
-    assert rows.order == [[0, 1, 2, 3, 4, 5]] and scorer.asked == [True]
+    assert known.order == [[0, 1, 2, 3, 4, 5]] and scorer.asked_for_logits == [True]
 
     figures = objective.figures.as_dict()
     spread = (sum((w - 1) ** 2 for w in weights) / N) ** 0.5
@@ -340,11 +349,11 @@ def test_objective_is_own_loss_plus_alpha_times_the_term(windows):
 def test_objective_without_a_teacher_is_the_own_loss(alpha, taught):
     """Nothing is read from the teacher and no logits are asked for, which may cost a second pass."""
     teacher, student, targets = setup(30)
-    rows, scorer = Rows(teacher, targets, 1.0), Fixed(student, windows=False)
-    objective = Objective(scorer, rows if taught else None, alpha)
+    known, scorer = Teacher(teacher, targets, 1.0), Fixed(student)
+    objective = Objective(path_of(scorer, windows=False), known if taught else None, alpha)
     loss = objective(batch_of(targets, windows=False))
     close(loss, torch.nn.functional.cross_entropy(student, targets).item())
-    assert rows.order == [] and scorer.asked == [False]
+    assert known.order == [] and scorer.asked_for_logits == [False]
     assert objective.figures.as_dict() == {"cross-entropy": pytest.approx(loss.item())}
 
 

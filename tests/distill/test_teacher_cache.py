@@ -2,29 +2,31 @@
 
 import math
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from recbole_llmd.data.windows import ROW, TARGETS
+from recbole_llmd.data.windows import SAMPLE, TARGETS
 from recbole_llmd.distill import losses
-from recbole_llmd.distill.teacher_cache import RowBatches, TeacherCache, resolve_topk
+from recbole_llmd.distill.teacher_cache import TeacherCache, resolve_topk
+from recbole_llmd.distill.training_path import SampleBatches, SamplePath, WindowPath
 from recbole_llmd.errors import SettingsError
 
-ROWS, ITEMS = 23, 18  # items with the padding item
+SAMPLES, ITEMS = 23, 18  # items with the padding item
 CASES = [(0, 1.0), (0, 2.5), (12, 1.0), (12, 0.5)]  # topk, temperature
 
 
 def scores(seed=0):
     """Scores of all items, the padding item far ahead: counting it would show everywhere."""
-    logits = 2 * torch.randn(ROWS, ITEMS, generator=torch.Generator().manual_seed(seed))
+    logits = 2 * torch.randn(SAMPLES, ITEMS, generator=torch.Generator().manual_seed(seed))
     logits[:, 0] = 9.0
     return logits
 
 
 def targets_of(seed=1):
-    return torch.randint(1, ITEMS, (ROWS,), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(1, ITEMS, (SAMPLES,), generator=torch.Generator().manual_seed(seed))
 
 
 def probabilities(logits, temperature=1.0):
@@ -38,10 +40,10 @@ def probabilities(logits, temperature=1.0):
 
 def filled(tmp_path, topk, temperature, logits, targets):
     """A cache written in random order, in batches of odd sizes."""
-    cache = TeacherCache(ROWS, ITEMS, temperature, topk, str(tmp_path))
-    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(2))
-    for rows in order.split(5):
-        cache.write(rows, logits[rows], targets[rows])
+    cache = TeacherCache(SAMPLES, ITEMS, temperature, topk, str(tmp_path))
+    order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(2))
+    for numbers in order.split(5):
+        cache.write(numbers, logits[numbers], targets[numbers])
     return cache
 
 
@@ -49,13 +51,13 @@ def filled(tmp_path, topk, temperature, logits, targets):
 def test_what_was_written_is_read(tmp_path, topk, temperature):
     logits, targets = scores(), targets_of()
     cache = filled(tmp_path, topk, temperature, logits, targets)
-    rows = torch.tensor([22, 0, 7, 7, 13, *range(1, 22)])
-    batch = cache.read(rows, torch.device("cpu"))
-    assert len(batch.logp) == len(rows)
+    numbers = torch.tensor([22, 0, 7, 7, 13, *range(1, 22)])
+    batch = cache.read(numbers, torch.device("cpu"))
+    assert len(batch.logp) == len(numbers)
     plain, tempered = probabilities(logits), probabilities(logits, temperature)
-    for i, row in enumerate(rows.tolist()):
-        p, p_tau = plain[row], tempered[row]
-        assert batch.target_p[i].item() == pytest.approx(p[int(targets[row])], rel=1e-5)
+    for i, number in enumerate(numbers.tolist()):
+        p, p_tau = plain[number], tempered[number]
+        assert batch.target_p[i].item() == pytest.approx(p[int(targets[number])], rel=1e-5)
         assert batch.entropy[i].item() == pytest.approx(-sum(v * math.log(v) for v in p.values()), rel=1e-5)
         if topk:
             best = sorted(p_tau, key=p_tau.get, reverse=True)[:topk]
@@ -70,12 +72,12 @@ def test_what_was_written_is_read(tmp_path, topk, temperature):
 
 
 @pytest.mark.parametrize("topk", [0, 12])
-def test_a_row_written_twice_keeps_the_last(tmp_path, topk):
+def test_a_sample_written_twice_keeps_the_last(tmp_path, topk):
     cache = filled(tmp_path, topk, 1.0, scores(0), targets_of(1))
     cache.write(torch.tensor([4]), scores(50)[4:5], targets_of(51)[4:5])
     other = filled(tmp_path, topk, 1.0, scores(50), targets_of(51))
-    for row, source in ((4, other), (5, filled(tmp_path, topk, 1.0, scores(0), targets_of(1)))):
-        got, expected = (c.read(torch.tensor([row]), "cpu") for c in (cache, source))
+    for number, source in ((4, other), (5, filled(tmp_path, topk, 1.0, scores(0), targets_of(1)))):
+        got, expected = (c.read(torch.tensor([number]), "cpu") for c in (cache, source))
         for name in ("logp", "items", "rest_logp", "target_p", "entropy"):
             assert getattr(got, name) is getattr(expected, name) is None or torch.equal(
                 getattr(got, name), getattr(expected, name)
@@ -85,7 +87,7 @@ def test_a_row_written_twice_keeps_the_last(tmp_path, topk):
 def test_half_precision_scores_are_cached_in_full(tmp_path):
     """A teacher may score in bfloat16; its softmax is taken in float32."""
     logits, targets = scores().bfloat16(), targets_of()
-    batch = filled(tmp_path, 0, 1.0, logits, targets).read(torch.arange(ROWS), "cpu")
+    batch = filled(tmp_path, 0, 1.0, logits, targets).read(torch.arange(SAMPLES), "cpu")
     assert batch.logp.dtype == torch.float32
     expected = [list(p.values()) for p in probabilities(logits)]
     np.testing.assert_allclose(batch.logp.exp(), expected, rtol=1e-5)
@@ -94,7 +96,7 @@ def test_half_precision_scores_are_cached_in_full(tmp_path):
 @pytest.mark.parametrize("topk, temperature", CASES)
 def test_divergence_is_that_of_the_losses(tmp_path, topk, temperature):
     logits, student = scores(), scores(9)[:, 1:]
-    batch = filled(tmp_path, topk, temperature, logits, targets_of()).read(torch.arange(ROWS), "cpu")
+    batch = filled(tmp_path, topk, temperature, logits, targets_of()).read(torch.arange(SAMPLES), "cpu")
     logp = torch.log_softmax(logits[:, 1:] / temperature, dim=-1)
     if topk:
         top, items = logp.topk(topk)
@@ -111,10 +113,15 @@ def test_divergence_is_that_of_the_losses(tmp_path, topk, temperature):
 def test_weights_are_those_of_the_losses(tmp_path, weighting, topk, temperature):
     """Weights are taken at temperature 1 whatever the cached temperature is."""
     logits, targets, student = scores(), targets_of(), scores(9)[:, 1:]
-    batch = filled(tmp_path, topk, temperature, logits, targets).read(torch.arange(ROWS), "cpu")
+    batch = filled(tmp_path, topk, temperature, logits, targets).read(torch.arange(SAMPLES), "cpu")
     p = torch.softmax(logits[:, 1:], dim=-1)
     expected = losses.sample_weights(
-        weighting, student, targets - 1, p[torch.arange(ROWS), targets - 1], -(p * p.log()).sum(-1), p.topk(10).indices
+        weighting,
+        student,
+        targets - 1,
+        p[torch.arange(SAMPLES), targets - 1],
+        -(p * p.log()).sum(-1),
+        p.topk(10).indices,
     )
     torch.testing.assert_close(batch.weights(weighting, student, targets - 1), expected, rtol=1e-4, atol=1e-5)
 
@@ -134,7 +141,7 @@ def test_the_folder_stays_empty(tmp_path, topk):
     assert os.listdir(tmp_path) == []
     assert isinstance(cache.logp, np.memmap)
     expected = topk or ITEMS - 1
-    assert cache.logp.shape == (ROWS, expected)
+    assert cache.logp.shape == (SAMPLES, expected)
 
 
 @pytest.mark.parametrize(
@@ -166,18 +173,20 @@ def test_resolve_topk_refuses_lists_too_short_for_the_weights(setting):
 
 
 class Scorer:
-    """A teacher whose scores are a table by target, so that a row's cached values tell which row was asked."""
+    """A teacher whose scores are a table by target, so that a sample's cached values tell which one was asked."""
 
-    def __init__(self, windows, table):
-        self.windows, self.table = windows, table
+    def __init__(self, table):
+        self.table = table
         self.model = torch.nn.Linear(1, 1)
         self.model.POS_ITEM_ID, self.model.device = "item_id", torch.device("cpu")
         self.modes = []
 
-    def factors(self, interaction):
+    def sample_logits(self, batch):
         self.modes.append((self.model.training, torch.is_grad_enabled()))
-        field = interaction[TARGETS][interaction[ROW] >= 0] if self.windows else interaction["item_id"]
-        return self.table[field], None
+        return self.table[batch["item_id"]]
+
+    def window_factors(self, batch):
+        return self.sample_logits({"item_id": batch[TARGETS][batch[SAMPLE] >= 0]}), None
 
 
 class Batch(dict):
@@ -186,37 +195,41 @@ class Batch(dict):
 
 
 @pytest.mark.parametrize("windows", [True, False])
-def test_fill_runs_the_teacher_once_over_all_rows(tmp_path, windows):
+def test_fill_runs_the_teacher_once_over_all_samples(tmp_path, windows):
     table = torch.randn(ITEMS, ITEMS, generator=torch.Generator().manual_seed(3))
     targets = targets_of()
-    order = torch.randperm(ROWS - 1, generator=torch.Generator().manual_seed(4)).tolist() + [ROWS - 1]
+    order = [*torch.randperm(SAMPLES - 1, generator=torch.Generator().manual_seed(4)).tolist(), SAMPLES - 1]
     loader = [
         Batch(
             {
-                ROW: torch.tensor([[-1, *order[i : i + 3]]]),
+                SAMPLE: torch.tensor([[-1, *order[i : i + 3]]]),
                 TARGETS: torch.tensor([[0, *targets[order[i : i + 3]].tolist()]]),
             }
         )
-        for i in range(0, ROWS, 3)
+        for i in range(0, SAMPLES, 3)
     ]
 
     class Dataset:
         def __len__(self):
-            return ROWS
+            return SAMPLES
 
         def __getitem__(self, index):
-            return Batch({ROW: torch.as_tensor(index), "item_id": targets[index]})
+            return Batch({SAMPLE: torch.as_tensor(index), "item_id": targets[index]})
 
-    scorer = Scorer(windows, table)
+    scorer = Scorer(table)
     scorer.model.train()
-    cache = TeacherCache(ROWS, ITEMS, 1.0, 0, str(tmp_path))
-    cache.fill(scorer, loader if windows else None, Dataset(), 5, "teacher")
-    batch = cache.read(torch.arange(ROWS), "cpu")
+    cache = TeacherCache(SAMPLES, ITEMS, 1.0, 0, str(tmp_path))
+    if windows:
+        path = WindowPath(scorer, SimpleNamespace(unshuffled=lambda: loader))
+    else:
+        path = SamplePath(scorer, SimpleNamespace(dataset=Dataset()), 5)
+    cache.fill(path, "teacher")
+    batch = cache.read(torch.arange(SAMPLES), "cpu")
     torch.testing.assert_close(batch.logp, torch.log_softmax(table[targets, 1:], dim=-1))
     assert scorer.modes == [(False, False)] * (8 if windows else 5)
 
 
-def test_row_batches_are_the_rows_in_order():
+def test_sample_batches_are_the_samples_in_order():
     class Dataset:
         def __len__(self):
             return 7
@@ -225,27 +238,27 @@ def test_row_batches_are_the_rows_in_order():
             return list(index)
 
     dataset = Dataset()
-    batches = RowBatches(dataset, 3)
+    batches = SampleBatches(dataset, 3)
     assert len(batches) == 3
     assert list(batches) == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 @pytest.mark.parametrize("topk, temperature", CASES)
-def test_divergence_leaves_unknown_items_out(tmp_path, topk, temperature):
+def test_divergence_leaves_items_known_by_text_alone_out(tmp_path, topk, temperature):
     """It is the divergence of a catalogue without them, and pulls the student's scores of them nowhere."""
-    unknown = torch.zeros(ITEMS, dtype=torch.bool)
-    unknown[[2, 11, 17]] = True
-    kept = (~unknown).nonzero().squeeze(1)
-    teacher, targets = scores(), kept[1:][torch.arange(ROWS) % (len(kept) - 1)]
-    student, rows = scores(seed=3)[:, 1:].requires_grad_(), torch.arange(ROWS)
-    caches = [TeacherCache(ROWS, ITEMS, temperature, topk, str(tmp_path), unknown)]
-    caches.append(TeacherCache(ROWS, len(kept), temperature, topk, str(tmp_path)))
-    caches[0].write(rows, teacher, targets)
-    caches[1].write(rows, teacher[:, kept], torch.searchsorted(kept, targets))
-    batches = [cache.read(rows, torch.device("cpu")) for cache in caches]
-    found = batches[0].at(slice(0, ROWS)).divergence(student, temperature)
-    torch.testing.assert_close(found, batches[1].divergence(student[:, kept[1:] - 1], temperature))
+    text_only_items = torch.zeros(ITEMS, dtype=torch.bool)
+    text_only_items[[2, 11, 17]] = True
+    kept = (~text_only_items).nonzero().squeeze(1)
+    teacher, targets = scores(), kept[1:][torch.arange(SAMPLES) % (len(kept) - 1)]
+    student, numbers = scores(seed=3)[:, 1:].requires_grad_(), torch.arange(SAMPLES)
+    caches = [TeacherCache(SAMPLES, ITEMS, temperature, topk, str(tmp_path), text_only_items)]
+    caches.append(TeacherCache(SAMPLES, len(kept), temperature, topk, str(tmp_path)))
+    caches[0].write(numbers, teacher, targets)
+    caches[1].write(numbers, teacher[:, kept], torch.searchsorted(kept, targets))
+    batches = [cache.read(numbers, torch.device("cpu")) for cache in caches]
+    divergence = batches[0].at(slice(0, SAMPLES)).divergence(student, temperature)
+    torch.testing.assert_close(divergence, batches[1].divergence(student[:, kept[1:] - 1], temperature))
     torch.testing.assert_close(batches[0].target_p, batches[1].target_p)
     torch.testing.assert_close(batches[0].entropy, batches[1].entropy)
-    (gradient,) = torch.autograd.grad(found.sum(), student)
-    assert not gradient[:, unknown[1:]].any() and gradient[:, ~unknown[1:]].abs().max() > 0.1
+    (gradient,) = torch.autograd.grad(divergence.sum(), student)
+    assert not gradient[:, text_only_items[1:]].any() and gradient[:, ~text_only_items[1:]].abs().max() > 0.1

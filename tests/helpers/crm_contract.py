@@ -1,21 +1,24 @@
 """What every CRM must keep to inside LLMD4Rec: inherit :class:`CRMContract` and name the CRM."""
 
 import copy
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.utils import get_trainer
 
-from recbole_llmd.data.windows import WindowLoader, add_row_numbers, build_windows, positions_of
-from recbole_llmd.distill.chunked_scores import product
+from recbole_llmd.data.windows import WindowLoader, build_windows, positions_of
+from recbole_llmd.distill.chunked_scores import scores_of_all_items
 from recbole_llmd.distill.scorers import CRMScorer
 from recbole_llmd.distill.teacher_cache import TeacherCache
+from recbole_llmd.distill.training_path import SamplePath, WindowPath, crm_path
 
 
 def compare_with_prefixes(scorer, config, batch):
     """Check a side's scores at every position of a window batch against those of the prefix alone; returns how many."""
-    together = product(*scorer.factors(batch))
+    together = scores_of_all_items(*scorer.window_factors(batch))
     places = positions_of(batch)[0].nonzero().tolist()
     assert len(together) == len(places)
     for scores, (window, last) in zip(together, places):
@@ -29,8 +32,8 @@ def compare_with_prefixes(scorer, config, batch):
 class CRMContract:
     """Attributes: ``crm``, its extra ``settings``, and whether it must be trained over ``windows``."""
 
-    crm = None
-    settings = {}
+    crm: ClassVar = None
+    settings: ClassVar = {}
     windows = False
 
     @pytest.fixture
@@ -47,23 +50,24 @@ class CRMContract:
 
     @pytest.fixture
     def built(self, build, run_settings):
-        config, (train, valid, test), model = build(run_settings)
-        add_row_numbers(train.dataset)
+        config, (train, _, test), model = build(run_settings)
         return config, train, test, model
 
     def test_path_and_logits(self, built):
-        """Logits of a row are the model's scores; those of a window position are those of its prefix alone."""
+        """Logits of a sample are the model's scores; those of a window position are those of its prefix alone."""
         config, train, _, model = built
         scorer = CRMScorer(model.crm, train.dataset, train)
-        assert scorer.windows is self.windows
+        assert scorer.causal is self.windows
+        path = crm_path(model.crm, config, train, 0.0)
+        assert type(path) is (WindowPath if self.windows else SamplePath)
         crm = model.crm.eval()
         generator = torch.Generator().manual_seed(1)
         for parameter in crm.parameters():  # initial scores are all near zero; make them differ
             parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
         with torch.no_grad():
-            rows = train.dataset[torch.arange(40)]
-            scores = crm.full_sort_predict(rows)
-            logits = scorer.logits_of_rows(rows)
+            samples = train.dataset[torch.arange(40)]
+            scores = crm.full_sort_predict(samples)
+            logits = scorer.sample_logits(samples)
             expected = scores.clamp(min=1e-12).log() if scorer.probabilities else scores
             torch.testing.assert_close(logits, expected)
             if not self.windows:
@@ -73,24 +77,22 @@ class CRMContract:
 
     def test_teacher_cache_is_a_fresh_forward_pass(self, built):
         config, train, _, model = built
-        scorer = CRMScorer(model.crm, train.dataset, train)
-        dataset = train.dataset
+        path, dataset = crm_path(model.crm, config, train, 0.0), train.dataset
         cache = TeacherCache(len(dataset), dataset.item_num, 2.0, 0, ".")
-        windows = WindowLoader(build_windows(dataset), config, 64, shuffle=False)
-        cache.fill(scorer, windows, dataset, 50, "test")
+        cache.fill(path, "test")
         model.eval()
         batches = (
-            windows
+            WindowLoader(build_windows(dataset), config, 64, shuffle=False)
             if self.windows
-            else [dataset[torch.arange(start, min(start + 37, len(dataset)))] for start in range(0, len(dataset), 37)]
+            else [dataset[torch.arange(first, min(first + 37, len(dataset)))] for first in range(0, len(dataset), 37)]
         )
         seen = 0
         with torch.no_grad():
             for batch in batches:
-                rows = positions_of(batch)[2] if self.windows else batch["llmd_row"]
-                fresh = torch.log_softmax(product(*scorer.factors(batch))[:, 1:] / 2.0, dim=-1)
-                torch.testing.assert_close(cache.read(rows, "cpu").logp, fresh, rtol=1e-4, atol=1e-5)
-                seen += len(rows)
+                numbers = positions_of(batch)[2] if self.windows else batch["llmd_sample"]
+                fresh = torch.log_softmax(scores_of_all_items(*path.factors(batch))[:, 1:] / 2.0, dim=-1)
+                torch.testing.assert_close(cache.read(numbers, "cpu").logp, fresh, rtol=1e-4, atol=1e-5)
+                seen += len(numbers)
         assert seen == len(dataset)
 
     def test_only_the_student_changes(self, built, monkeypatch):
@@ -121,7 +123,7 @@ class CRMContract:
     def test_save_perturb_reload(self, run_settings):
         """A run's checkpoint, read back, gives the run's test result; the same weights perturbed do not."""
         result = run_recbole(config_dict=run_settings)
-        files = sorted(__import__("pathlib").Path("saved").glob("LLMD4Rec*.pth"))
+        files = sorted(Path("saved").glob("LLMD4Rec*.pth"))
         assert len(files) == 1 and "resume" not in files[0].name
         config, model, _, _, _, test = load_data_and_model(str(files[0]))
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)

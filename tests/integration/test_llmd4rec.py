@@ -14,8 +14,6 @@ from recbole.utils import get_model, get_trainer
 
 import recbole_llmd
 from recbole_llmd import quick_start
-from recbole_llmd.data.windows import add_row_numbers
-from recbole_llmd.distill.scorers import CRMScorer, LLMScorer
 from recbole_llmd.errors import SettingsError
 from recbole_llmd.llm.text_match import whitened
 from recbole_llmd.trainer.llmd4rec import Phase, plan
@@ -68,23 +66,129 @@ def test_directions_have_equal_budgets(build, fast_distill, direction, taught):
     ]
 
 
+_BASELINE = {}
+
+
+@pytest.fixture
+def baseline(fast_distill):
+    """The result of a run with one epoch a phase of round 1, trained once for all tests that compare with it."""
+    if not _BASELINE:
+        _BASELINE.update(run_recbole(config_dict={**fast_distill, "epochs": 1, "llm_epochs": 1}))
+    return _BASELINE
+
+
+def _epochs(result, side, phase):
+    """The figures of a side's epochs in the phases whose label begins with ``phase``."""
+    return [figures for figures in result["distillation"][side] if figures["label"].startswith(phase)]
+
+
+def _losses(result, side, phase="warm-up"):
+    return [figures["cross-entropy"] for figures in _epochs(result, side, phase)]
+
+
+def _confidence_weighs_otherwise(result, baseline):
+    got, usual = (_epochs(run, "CRM", "round 1")[0] for run in (result, baseline))
+    assert got["weight quantiles"] != usual["weight quantiles"] and got["weight std"] > 0
+
+
+def _temperature_softens(result, baseline):
+    """tau^2 KL between softer distributions is another figure, seen by equal students in their first epoch."""
+    got, usual = (_epochs(run, "CRM", "round 1")[0] for run in (result, baseline))
+    assert got["distillation"] != pytest.approx(usual["distillation"], rel=0.01)
+    assert _losses(result, "CRM") == _losses(baseline, "CRM")
+
+
+def _rank_weighs_otherwise(result, baseline):
+    got, usual = (_epochs(run, "CRM", "round 1")[0] for run in (result, baseline))
+    assert got["weight quantiles"] != usual["weight quantiles"] and got["weight std"] > 0
+
+
+def _top_items_bound_the_divergence_from_below(result, baseline):
+    got, usual = (_epochs(run, "CRM", "round 1")[0] for run in (result, baseline))
+    assert 0 < got["distillation"] < usual["distillation"]
+
+
+def _uniform_weights_are_one(result, baseline):
+    for side in ("CRM", "LLM"):
+        (epoch,) = _epochs(result, side, "round 1")
+        assert epoch["weight quantiles"] == [1.0] * 5 and epoch["weight std"] == 0
+
+
+def _second_round_follows(result, baseline):
+    assert len(result["distillation"]["phases"]) == len(baseline["distillation"]["phases"]) + 2
+    assert len(_epochs(result, "CRM", "round 2")) == len(_epochs(result, "LLM", "round 2")) == 1
+
+
+def _only_the_llm_reads_otherwise(result, baseline):
+    assert _losses(result, "LLM")[0] != _losses(baseline, "LLM")[0]
+    assert _losses(result, "CRM") == _losses(baseline, "CRM")
+
+
+def _only_the_crm_sees_longer_histories(result, baseline):
+    assert _losses(result, "CRM")[0] != _losses(baseline, "CRM")[0]
+    assert _losses(result, "LLM") == _losses(baseline, "LLM")
+
+
+def _only_the_llm_is_taught(result, baseline):
+    assert "distillation" not in _epochs(result, "CRM", "round 1")[0]
+    assert "distillation" in _epochs(result, "LLM", "round 1")[0]
+
+
+def _fewer_candidates_are_ranked(result, baseline):
+    """Twenty negatives instead of all fifty items: the target is found more often; training is the same."""
+    assert result["test_result"]["recall@10"] > baseline["test_result"]["recall@10"]
+    assert result["llm"]["test_result"]["recall@10"] != baseline["llm"]["test_result"]["recall@10"]
+    assert _losses(result, "CRM") == _losses(baseline, "CRM")
+
+
+def _warm_up_is_all(result, baseline):
+    assert result["distillation"]["phases"] == ["warm-up, LLM phase", "warm-up, CRM phase"]
+    assert _losses(result, "CRM") == _losses(baseline, "CRM") and not _epochs(result, "CRM", "round")
+
+
+def _no_warm_up(result, baseline):
+    assert [phase.split(",")[0] for phase in result["distillation"]["phases"]] == ["round 1"] * 2
+    assert not _epochs(result, "CRM", "warm-up") and not _epochs(result, "LLM", "warm-up")
+
+
+def _only_the_llm_learns_otherwise(result, baseline):
+    assert _losses(result, "LLM")[1] > 1.01 * _losses(baseline, "LLM")[1]  # plain gradient steps are small
+    assert _losses(result, "CRM")[0] == _losses(baseline, "CRM")[0]
+
+
+def _every_second_epoch_is_validated(result, baseline):
+    for side in ("CRM", "LLM"):
+        assert ["valid" in figures for figures in _epochs(result, side, "warm-up")] == [False, True]
+        assert ["valid" in figures for figures in _epochs(baseline, side, "warm-up")] == [True, True]
+
+
 @pytest.mark.parametrize(
-    "more",
+    "more, effects",
     [
-        {"distill_weighting": "confidence", "distill_temperature": 2.0},
-        {"distill_weighting": "rank", "distill_topk": 10},
-        {"distill_weighting": "uniform", "distill_rounds": 2},
-        {"llm_input": "prompt"},
-        {"crm_window_overlap": 0.5},
-        {"distill_alpha_llm_to_crm": 0.0},
-        {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "pop20"}},
-        {"distill_rounds": 0},
-        {"crm_warmup_epochs": 0, "llm_warmup_epochs": 0},
-        {"llm_learner": "sgd", "eval_step": 2},
+        (
+            {"distill_weighting": "confidence", "distill_temperature": 2.0},
+            [_confidence_weighs_otherwise, _temperature_softens],
+        ),
+        (
+            {"distill_weighting": "rank", "distill_topk": 10},
+            [_rank_weighs_otherwise, _top_items_bound_the_divergence_from_below],
+        ),
+        ({"distill_weighting": "uniform", "distill_rounds": 2}, [_uniform_weights_are_one, _second_round_follows]),
+        ({"llm_input": "prompt"}, [_only_the_llm_reads_otherwise]),
+        ({"crm_window_overlap": 0.5}, [_only_the_crm_sees_longer_histories]),
+        ({"distill_alpha_llm_to_crm": 0.0}, [_only_the_llm_is_taught]),
+        (
+            {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "pop20"}},
+            [_fewer_candidates_are_ranked],
+        ),
+        ({"distill_rounds": 0}, [_warm_up_is_all]),
+        ({"crm_warmup_epochs": 0, "llm_warmup_epochs": 0}, [_no_warm_up]),
+        ({"llm_learner": "sgd", "eval_step": 2}, [_only_the_llm_learns_otherwise, _every_second_epoch_is_validated]),
     ],
     ids=str,
 )
-def test_runs_to_the_end(fast_distill, more):
+def test_every_setting_acts(fast_distill, baseline, more, effects):
+    """A run with it goes to its end, and differs from one without it in what the setting is there for."""
     result = run_recbole(config_dict={**fast_distill, "epochs": 1, "llm_epochs": 1, **more})
     assert set(result) == {
         "best_valid_score",
@@ -96,6 +200,8 @@ def test_runs_to_the_end(fast_distill, more):
     }
     assert set(result["llm"]) == {"best_valid_score", "best_valid_result", "test_result"}
     assert result["best_valid_score"] == result["best_valid_result"]["ndcg@10"]
+    for effect in effects:
+        effect(result, baseline)
 
 
 def test_log_and_result_show_every_phase(fast_distill, caplog):
@@ -155,17 +261,15 @@ def test_rounds_restart_or_go_on(build, fast_distill, side):
     for restart in (True, False):
         config, (train, valid, _), model = build(fast_distill, distill_direction="none", distill_restart=restart)
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-        student, starts = trainer.sides[side], []
-        begin = student.begin
+        built_with, beginnings = _weights(trainer.sides[side]), []
 
-        def recorded(*args, begin=begin, student=student, starts=starts):
-            begin(*args)
-            starts.append({name: value.clone() for name, value in student.model.state_dict().items()})
+        def record(student, epoch, beginnings=beginnings):
+            if student.side == side and epoch == 0:
+                beginnings.append(_weights(student))
 
-        built_with = {name: value.clone() for name, value in student.model.state_dict().items()}
-        student.begin = recorded
+        trainer.on_epoch_begin.append(record)
         trainer.fit(train, valid, saved=False, verbose=False)
-        warm_up, first_round = starts
+        warm_up, first_round = beginnings
         assert _equal(warm_up, built_with)
         assert _equal(first_round, built_with) == restart
 
@@ -187,17 +291,10 @@ def test_a_taught_crm_starts_from_the_texts(build, fast_distill, more, by_text):
     settings = {**fast_distill, "hidden_size": 32, "crm_warmup_epochs": 0, "distill_text_start": 3.0, **more}
     config, (train, valid, _), model = build(settings)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    crm, starts = trainer.sides["CRM"], []
-    own = {name: value.clone() for name, value in crm.model.state_dict().items()}
-    train_epoch = crm._train_epoch
-
-    def recorded(*args, **kwargs):
-        starts.append({name: value.clone() for name, value in crm.model.state_dict().items()})
-        return train_epoch(*args, **kwargs)
-
-    crm._train_epoch = recorded
+    own, beginnings = _weights(trainer.sides["CRM"]), []
+    trainer.on_epoch_begin.append(lambda student, _: student.side == "CRM" and beginnings.append(_weights(student)))
     trainer.fit(train, valid, saved=False, verbose=False)
-    name, first = "item_embedding.weight", starts[0]
+    name, first = "item_embedding.weight", beginnings[0]
     assert _equal({key: value for key, value in first.items() if key != name}, own)
     assert torch.equal(first[name], own[name]) != by_text
     if by_text:
@@ -208,22 +305,20 @@ def test_a_taught_crm_starts_from_the_texts(build, fast_distill, more, by_text):
         assert first[name][known].std() == pytest.approx(3 * own[name][known].std().item(), rel=1e-4)
 
 
-def test_only_the_llm_teaches_of_items_that_no_row_chose(build, fast_distill):
+def test_only_the_llm_teaches_of_items_known_by_text_alone(build, fast_distill):
     """Their share of the LLM's distribution is taught to the CRM; what the CRM says of them is not to the LLM."""
     config, (train, _, _), model = build(fast_distill)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    add_row_numbers(train.dataset)
-    trainer.sides["CRM"].prepare(CRMScorer(model.crm, train.dataset, train), train)
-    trainer.sides["LLM"].prepare(LLMScorer(model.llm), train)
-    model.llm.text_only = torch.arange(model.n_items) == 7
+    trainer.prepare(train)
+    model.llm.text_only_items = torch.arange(model.n_items) == 7
     objectives = {
-        (student, taught): trainer._objective(Phase(1, student, 1, taught), train, False)
+        (student, taught): trainer.objective_for(Phase(1, student, 1, taught), train.dataset)
         for student in ("CRM", "LLM")
         for taught in (True, False)
     }
     for (student, taught), objective in objectives.items():
-        left_out = [] if objective.left_out is None else objective.left_out.nonzero().flatten().tolist()
-        assert left_out == ([] if (student, taught) == ("CRM", False) else [7])
+        items = [] if objective.text_only_items is None else objective.text_only_items.nonzero().flatten().tolist()
+        assert items == ([] if (student, taught) == ("CRM", False) else [7])
         assert (objective.teacher is not None) == taught
     assert objectives["CRM", True].teacher.logp[:, 6].min() > -20
     assert objectives["LLM", True].teacher.logp[:, 6].max() < -1000
@@ -243,12 +338,52 @@ def test_a_restarted_phase_stops_by_its_own_scores_and_the_best_of_all_phases_st
     first, *later = scores["round 1"]
     assert first < max(scores["warm-up"]) and len(later) == 1
     assert llm.best_valid_score == max(scores["warm-up"] + scores["round 1"])
-    found = llm.evaluate(valid, load_best_model=False)  # the weights are those of the best score
-    assert found["ndcg@10"] == llm.best_valid_score == llm.best_valid_result["ndcg@10"]
+    again = llm.evaluate(valid, load_best_model=False)  # the weights are those of the best score
+    assert again["ndcg@10"] == llm.best_valid_score == llm.best_valid_result["ndcg@10"]
+
+
+def _weights(side):
+    return {name: value.clone() for name, value in side.model.state_dict().items()}
 
 
 def _equal(one, other):
     return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_warm_start_ends_like_a_run_with_its_own_warm_up(build, fast_distill):
+    """Which may be that of a run with other directions; the facts written beside the state change nothing."""
+
+    def trained(file, **more):
+        config, (train, valid, test), model = build(fast_distill, **more)
+        trainer, labels = get_trainer(config["MODEL_TYPE"], config["model"])(config, model), []
+        trainer.on_epoch_begin.append(lambda student, _: labels.append(student.label))
+        if file:
+            trainer.warm_start(file)
+        trainer.after_warm_up.append(lambda: trainer.save_warm_up(f"{config['distill_direction']}.pth", seconds=3.0))
+        trainer.fit(train, valid, saved=False, verbose=False)
+        return labels, trainer, trainer.evaluate(test, load_best_model=False)
+
+    trained(None, distill_direction="none")
+    labels, own, own_result = trained(None, distill_direction="mutual")
+    assert len([label for label in labels if label.startswith("warm-up")]) == 4
+    labels, taken_over, result = trained("none.pth", distill_direction="mutual")
+    assert {label.split(",")[0] for label in labels} == {"round 1"}
+    assert result == own_result
+    for side in ("CRM", "LLM"):
+        assert _equal(_weights(own.sides[side]), _weights(taken_over.sides[side]))
+        figures = [
+            [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in trainer.sides[side].figures]
+            for trainer in (own, taken_over)
+        ]
+        assert figures[0] == figures[1]
+
+
+def test_without_a_warm_up_nothing_is_told_after_it(build, fast_distill):
+    config, (train, _, _), model = build(fast_distill, crm_warmup_epochs=0, llm_warmup_epochs=0, epochs=1, llm_epochs=1)
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    trainer.after_warm_up.append(lambda: pytest.fail("there is no warm-up"))
+    trainer.fit(train, saved=False, verbose=False)
+    assert not trainer.has_warm_up and trainer.sides["CRM"].figures
 
 
 def test_crm_starts_like_the_crm_alone(build, fast_distill):
@@ -323,18 +458,18 @@ def test_export_refuses_other_files(make, message):
 
 
 def test_missing_dataset(fast_distill):
-    with pytest.raises(ValueError, match="nowhere.*known dataset name"):
+    with pytest.raises(ValueError, match=r"nowhere.*known dataset name"):
         run_recbole(config_dict={**fast_distill, "dataset": "nowhere"})
 
 
-def test_users_without_training_rows_are_no_trouble(build, fast_distill):
-    """tiny has a user with a single interaction: no training row, but in the user index. Two make one training row."""
+def test_users_without_training_samples_are_no_trouble(build, fast_distill):
+    """A user of tiny has a single interaction: no training sample, but in the user index. Two make one sample."""
     from recbole_llmd.data.windows import build_windows
 
-    config, (train, _, _), _ = build(fast_distill)
+    _, (train, _, _), _ = build(fast_distill)
     one, two = (train.dataset.field2token_id["user_id"][token] for token in ("u1", "u2"))
     windows = build_windows(train.dataset)
-    assert one not in windows.users and (windows.rows[windows.users == two] >= 0).sum() == 1
+    assert one not in windows.users and (windows.samples[windows.users == two] >= 0).sum() == 1
     assert set(build_windows(train.dataset).users) == set(train.dataset.inter_feat["user_id"].tolist())
 
 

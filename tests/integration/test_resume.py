@@ -16,26 +16,27 @@ SCRIPT = """
 import json, os, signal, sys
 settings, death = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 sys.argv = sys.argv[:1]
-import torch, recbole_llmd
+import recbole.trainer, torch, recbole_llmd
 from recbole.quick_start import run_recbole
+from recbole_llmd.trainer.llmd4rec import LLMD4RecTrainer
 from recbole_llmd.trainer.objective import Objective
-from recbole_llmd.trainer.side_trainer import SideTrainer
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 current = {}
-train_epoch, call, save = SideTrainer._train_epoch, Objective.__call__, torch.save
+call, save = Objective.__call__, torch.save
 
-def watched_epoch(self, train_data, epoch, *args, **kwargs):
-    current.update(at=[self.phase_index, epoch], batches=0)
-    return train_epoch(self, train_data, epoch, *args, **kwargs)
+class Watched(LLMD4RecTrainer):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.on_epoch_begin.append(lambda side, epoch: current.update(at=[side.phase_index, epoch], batches=0))
 
-def watched_call(self, interaction):
+def watched_call(self, batch):
     current["batches"] += 1
     if current["at"] == death and current["batches"] == 2:
         die()
-    return call(self, interaction)
+    return call(self, batch)
 
 def watched_save(state, path, **kwargs):
     if death == "writing" and state.get("phase") == 3 and state.get("epoch") == 1:
@@ -43,7 +44,7 @@ def watched_save(state, path, **kwargs):
         die()
     return save(state, path, **kwargs)
 
-SideTrainer._train_epoch, Objective.__call__, torch.save = watched_epoch, watched_call, watched_save
+recbole.trainer.LLMD4RecTrainer, Objective.__call__, torch.save = Watched, watched_call, watched_save
 result = run_recbole(config_dict=settings)
 with open("result.json", "w") as file:
     json.dump(result, file, default=float)
@@ -80,7 +81,7 @@ def _without_seconds(result):
         # phases: 0 warm-up LLM, 1 warm-up CRM, 2 round CRM, 3 round LLM
         ("SASRec", False, [[0, 1], [1, 2], [2, 0], [3, 1], "writing"]),
         ("SASRec", True, [[2, 0], [2, 1], [3, 1]]),
-        ("BERT4Rec", False, [[1, 1], [2, 2]]),  # by rows, drawing from Python's and RecBole's generators too
+        ("BERT4Rec", False, [[1, 1], [2, 2]]),  # by samples, drawing from Python's and RecBole's generators too
     ],
 )
 def test_killed_and_resumed_ends_like_uninterrupted(fast_distill, workdir, crm, restart, deaths):
@@ -93,7 +94,7 @@ def test_killed_and_resumed_ends_like_uninterrupted(fast_distill, workdir, crm, 
         "llm_train_batch_size": 128,
         "train_batch_size": 128,
     }
-    expected = _without_seconds(_run(workdir / "whole", settings))
+    expected = _without_seconds(_run(workdir / "uninterrupted", settings))
     folder = workdir / "killed"
     for number, death in enumerate(deaths):
         assert _run(folder, {**settings, "resume": number > 0}, death) is None, f"was not killed at {death}"
