@@ -163,7 +163,7 @@ def test_page_has_the_sections_with_data_and_only_those(tmp_path):
 
 def traces(section):
     """``{name: [(x, y), ...]}`` of a section's figure."""
-    return {trace.name: list(zip(trace.x, trace.y, strict=True)) for trace in section.parts[-1].data}
+    return {trace.name: list(zip(trace.x, trace.y, strict=True)) for trace in section.blocks[-1].data}
 
 
 def test_plot_of_completeness_shows_zero_at_the_floor():
@@ -172,7 +172,7 @@ def test_plot_of_completeness_shows_zero_at_the_floor():
     assert lines["SISA"] == [(pytest.approx(0.9), pytest.approx(0.3))]
     assert lines["corrected"] == [(1.0, pytest.approx(1e-14, rel=1e-6, abs=0))]
     floor = lines["retrained"][0][1]
-    axis = section.parts[-1].layout.yaxis
+    axis = section.blocks[-1].layout.yaxis
     assert 0 < floor < 1e-14 and axis.ticktext[axis.tickvals.index(floor)] == "0"
 
 
@@ -183,10 +183,10 @@ def test_plot_of_time_marks_the_break_even():
     assert lines["corrected"] == [(100, pytest.approx(0.1)), (1000, pytest.approx(1.0)), (50_000, pytest.approx(50.0))]
     assert [y for _, y in lines["retrained"]] == [10.0] * 3 and "original" not in lines
     assert [x for x, _ in lines["break-even"]] == pytest.approx([10_000] * 2)
-    assert section.parts[1] == "Break-even of the corrected arm: EASE 10,000 interactions."
+    assert section.blocks[1] == "Break-even of the corrected arm: EASE 10,000 interactions."
     small = [entry for ratio in (0.001, 0.002) for entry in grid(ratio=ratio)]
     section = plots.time_section(small)
-    assert "break-even" not in traces(section) and "none within these sizes" in section.parts[1]
+    assert "break-even" not in traces(section) and "none within these sizes" in section.blocks[1]
 
 
 def test_time_of_several_requests_is_for_each():
