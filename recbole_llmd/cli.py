@@ -106,7 +106,7 @@ def main(argv=None):
             for option in ("checkpoint", "forget_file"):
                 if getattr(args, option) is None:
                     raise SettingsError(f"--{option.replace('_', '-')} is missing: it is needed without --evaluate.")
-            from recbole_llmd.unlearning.forget_file import unlearn
+            from recbole_llmd.unlearning.command import unlearn
 
             unlearn(args.checkpoint, args.forget_file, args.out, strict=not args.skip_missing)
         elif args.command == "compare":

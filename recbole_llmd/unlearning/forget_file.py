@@ -1,14 +1,19 @@
-"""Forgetting what a file in RecBole's atomic format names: the command ``recbole-llmd unlearn``."""
+"""Files in RecBole's atomic format that name what to forget."""
+
+from __future__ import annotations
 
 import os
+from os import PathLike
+from typing import TYPE_CHECKING
 
-from recbole_llmd.atomic_write import atomic_write
 from recbole_llmd.data.atomic_file import read_atomic_file
 from recbole_llmd.errors import DataError
-from recbole_llmd.unlearning.unlearner import Unlearner
+
+if TYPE_CHECKING:
+    from recbole.config import Config
 
 
-def read_forget_file(path, config):
+def read_forget_file(path: str | PathLike[str], config: Config) -> tuple[list[str], list[str] | None]:
     """The users, and the items or None, that a forget file names.
 
     Args:
@@ -17,13 +22,13 @@ def read_forget_file(path, config):
         config: the model's Config, for the names of the fields and the separator.
 
     Returns:
-        tuple: tokens of the users ``[n]``, and of the items ``[n]`` or None.
+        Tokens of the users ``[n]``, and of the items ``[n]`` or None.
 
     Raises:
         DataError: if there is no such file, or it has no column of users, or a token is missing.
     """
     if not os.path.isfile(path):
-        raise DataError(f"forget-file = {str(path)!r}: there is no such file.")
+        raise DataError(f"forget-file = {str(path)!r}: there is no such file. Give an atomic file of what to forget.")
     frame, _ = read_atomic_file(path, config)
     user, item = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
     if user not in frame.columns:
@@ -40,34 +45,3 @@ def read_forget_file(path, config):
             + (" and an item." if item in columns else ".")
         )
     return frame[user].tolist(), frame[item].tolist() if item in columns else None
-
-
-def unlearn(checkpoint, forget_file, out, strict=True):
-    """Correct the model of a checkpoint, and write it and its receipt.
-
-    Args:
-        checkpoint: a checkpoint of EASE, ItemKNN, SLIMElastic or ADMMSLIM that RecBole wrote.
-        forget_file: see :func:`read_forget_file`.
-        out: the corrected checkpoint, which RecBole loads; the receipt goes to ``<out>.receipt.json``.
-        strict (bool): refuse interactions that are not in the model's training data, instead of skipping them.
-
-    Returns:
-        Receipt: what was done.
-
-    Raises:
-        DataError: if something given is wrong; nothing is written then.
-    """
-    engine = Unlearner.from_checkpoint(checkpoint)
-    users, items = read_forget_file(forget_file, engine.config)
-    if items is None:
-        receipt = engine.forget_users(users, strict=strict)
-    else:
-        receipt = engine.forget(users, items, strict=strict)
-    engine.save(out)
-    with atomic_write(f"{out}.receipt.json") as temporary:
-        temporary.write_text(receipt.json() + "\n")
-    print(
-        f"{receipt.model} forgot {len(receipt.users)} interactions ({receipt.skipped} skipped) by {receipt.method} in "
-        f"{receipt.seconds:.3f} s; written to {out}"
-    )
-    return receipt

@@ -1,13 +1,17 @@
 """``recbole-llmd unlearn``: a saved model forgets what a file names, and then is RecBole's own refit."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_model
 
 from recbole_llmd.cli import main
-from recbole_llmd.unlearning import Unlearner
+from recbole_llmd.unlearning import Unlearner, fingerprint
+from recbole_llmd.unlearning.command import unlearn
+from tests.conftest import REPO
 from tests.helpers.mapping_models import MODELS, evaluate, retained
 
 
@@ -102,3 +106,77 @@ def test_skip_missing(saved, workdir, capsys):
     assert main(arguments) == 2
     assert main([*arguments, "--skip-missing"]) == 0
     assert "forgot 1 interactions (1 skipped)" in capsys.readouterr().out
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("out", ["saved", "saved/", "new/", "f", "f/model.pth", "taken.pth", ""])
+def test_a_folder_or_another_file_is_never_replaced(saved, workdir, capsys, monkeypatch, out):
+    path, *_ = saved("EASE")
+    (workdir / "f").write_text("user_id:token\nu3\n")
+    (workdir / "taken.pth.receipt.json").mkdir()
+    (workdir / "taken.pth.receipt.json" / "note").write_text("kept")
+    before = contents(workdir)
+    monkeypatch.setattr(Unlearner, "from_checkpoint", None)  # refused before any work
+    assert main(["unlearn", f"--checkpoint={path}", "--forget-file=f", f"--out={out}"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("recbole-llmd: error: out = ") and "Give " in message and message.count("\n") == 1
+    assert contents(workdir) == before and not (workdir / "new").exists()
+
+
+def test_a_failed_write_leaves_nothing(saved, workdir, monkeypatch):
+    path, *_ = saved("EASE")
+    (workdir / "f").write_text("user_id:token\nu3\n")
+    (workdir / "out.pth").write_text("an older model")
+    before = contents(workdir)
+
+    def fail(*arguments, **keywords):
+        raise OSError("no space left")
+
+    for place in ("torch.save", "recbole_llmd.unlearning.receipt.Receipt.json"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, fail)
+            with pytest.raises(OSError, match="no space left"):
+                unlearn(path, "f", "out.pth")
+        assert contents(workdir) == before
+
+
+def test_unlearn_is_a_plain_function(saved, workdir, capsys):
+    path, _, (train, _, _), _ = saved("EASE")
+    (workdir / "f").write_text("user_id:token\nu3\n")
+    receipt = unlearn(Path(path), Path("f"), Path("deep/er/out.pth"))
+    assert set(receipt.users) == {train.dataset.token2id("user_id", "u3")}
+    assert json.loads((workdir / "deep/er/out.pth.receipt.json").read_text())["hash_after"] == receipt.hash_after
+    assert f"EASE forgot {len(receipt.users)} interactions" in capsys.readouterr().out
+    engine = Unlearner.from_checkpoint("deep/er/out.pth")
+    assert fingerprint(engine.X, engine.B) == receipt.hash_after
+    with pytest.raises(TypeError):
+        unlearn(path, "f", "out.pth", False)
+
+
+def test_the_first_pair_that_is_missing_is_named_by_its_tokens(saved, workdir, capsys):
+    path, *_ = saved("EASE")
+    (workdir / "f").write_text("user_id:token\titem_id:token\nu1\ti2\n")
+    assert main(["unlearn", f"--checkpoint={path}", "--forget-file=f", "--out=out.pth"]) == 2
+    message = capsys.readouterr().err
+    assert "user 'u1', item 'i2'" in message and "--skip-missing" in message and "internal" not in message
+
+
+def test_a_data_file_that_was_sorted_since_the_training_is_refused(build, workdir, capsys):
+    """Else u71 is asked for, u26 forgotten, and the receipt is clean."""
+    shutil.copytree(REPO / "dataset" / "tiny", workdir / "tiny")
+    arguments = {"model": "EASE", "dataset": "tiny", "data_path": ".", "state": "ERROR", "show_progress": False}
+    assert main([f"--{key}={value}" for key, value in arguments.items()]) == 0
+    path = next((workdir / "saved").glob("EASE-*.pth"))
+    (workdir / "f").write_text("user_id:token\nu71\n")
+    command = ["unlearn", f"--checkpoint={path}", "--forget-file=f", "--out=out.pth"]
+    inter = workdir / "tiny" / "tiny.inter"
+    head, *lines = inter.read_text().splitlines()
+    inter.write_text("\n".join([head, *sorted(lines)]) + "\n")
+    assert main(command) == 2
+    assert "the data are not those that the model was trained on" in capsys.readouterr().err
+    assert not list(workdir.glob("out*"))
+    inter.write_text("\n".join([head, *lines]) + "\n")
+    assert main(command) == 0

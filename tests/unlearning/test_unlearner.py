@@ -327,7 +327,7 @@ def test_a_failed_correction_leaves_the_model_as_it_was(trained, name, monkeypat
         raise MemoryError
 
     target = {
-        "EASE": "ease._residual",
+        "EASE": "ease.residual",
         "ItemKNN": "itemknn._replace_rows",
         "SLIMElastic": "slim_columns._descend",
         "ADMMSLIM": "slim_columns._descend",

@@ -89,13 +89,13 @@ def test_ease_refits_when_the_update_drifted(monkeypatch):
     before = interactions(2)
     after = before.copy()
     after[3] = 0
-    woodbury = ease._woodbury
+    woodbury = ease.woodbury
 
     def off(*arguments):
         image, solved, diagonal = woodbury(*arguments)
         return image, solved * 1.5, diagonal
 
-    monkeypatch.setattr(ease, "_woodbury", off)
+    monkeypatch.setattr(ease, "woodbury", off)
     monkeypatch.setattr(ease, "refit_seconds", lambda n, dtype: np.inf)
     result = corrected(ease, EASE, before, after, tolerance=1e-10)
     assert result.method == "refit" and "residual" in result.notes[0]
@@ -137,6 +137,113 @@ def test_ease_refuses_a_matrix_of_other_interactions():
         corrected(ease, EASE, interactions(0), interactions(1), B=ease_by_inverse(interactions(0), 4.0))
 
 
+# --- what is forgotten cannot be ranked back --------------------------------------------------------------------------
+
+
+def auc(scores, history):
+    """How often one of ``history`` is ranked above another item, ties counted by half: 0.5 is chance."""
+    inside, outside = scores[history], np.delete(scores, np.append(history, 0))
+    return np.mean((inside[:, None] > outside) + 0.5 * (inside[:, None] == outside))
+
+
+def world(seed=0, users=80, items=40):
+    """X whose last user alone has the items 1 and 2, beside a history of common ones; user 1 has but item 3."""
+    X = interactions(seed, users=users, items=items)
+    X[:, 1:4] = 0
+    X[-1, [1, 2, 3]] = X[1, 3] = 1
+    X[1, 4:] = 0
+    assert X[-1].sum() > 5
+    return X, np.flatnonzero(X[-1])
+
+
+def assert_nothing_is_left(B, X, cache, weight=3.0):
+    for item in np.flatnonzero(X[:, 1:].sum(axis=0) == 0) + 1:
+        assert not B[:, item].any() and not B[item].any()
+        assert cache["diagonal"][item] == 1 / weight
+    expected = ease_by_inverse(X, weight)
+    assert np.abs(B - expected).max() < (1e-5 if B.dtype == np.float32 else 1e-12)
+
+
+@pytest.fixture
+def always_update(monkeypatch):
+    monkeypatch.setattr(ease, "refit_seconds", lambda n, dtype: np.inf)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("seed", range(3))
+def test_ease_keeps_no_trace_of_who_had_an_item_that_nobody_has_any_more(always_update, dtype, seed):
+    before, history = world(seed)
+    after = before.copy()
+    after[-1] = 0
+    result = corrected(ease, EASE, before, after, dtype=dtype)
+    assert result.method == "low-rank update"
+    for item in (1, 2, 3):  # nobody has the first two; the third one's last user has nothing else
+        others = np.setdiff1d(history, item)
+        for trace in (result.B[:, item], result.B[item]):
+            assert auc(np.abs(trace), others) == 0.5
+            assert not trace.any()
+    assert result.cache["diagonal"][1] == result.cache["diagonal"][2] == 1 / 3.0
+    assert result.cache["diagonal"][3] == 1 / 4.0
+    assert_nothing_is_left(result.B, after, result.cache)
+    fitted = ease.fit(sp.csr_matrix(after.astype(dtype)), EASE, dtype)
+    assert not fitted[:, [1, 2, 3]].any() and not fitted[[1, 2, 3]].any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ease_keeps_no_trace_after_many_requests(always_update, dtype):
+    X, _ = world()
+    B, cache = ease.fit(sp.csr_matrix(X.astype(dtype)), EASE, dtype), {}
+    rng = np.random.default_rng(0)
+    for step in range(25):
+        after = X.copy()
+        if step % 3 == 2:  # learn an item that nobody has, then forget it, with all that its user has
+            item = rng.choice(np.flatnonzero(X.sum(axis=0) == 0)[1:])
+            after[5, item] = 1
+        elif step % 3 == 0 and step:
+            after[5] = 0
+            after[5, rng.choice(np.arange(4, X.shape[1]), 6, replace=False)] = 1
+        else:
+            after[rng.choice(np.flatnonzero(X.sum(axis=1)))] = 0
+        if step == 0:
+            after = X.copy()
+            after[-1] = 0
+        result = corrected(ease, EASE, X, after, B=B, dtype=dtype, cache=cache)
+        assert result.method == "low-rank update"
+        assert_nothing_is_left(result.B, after, result.cache)
+        X, B, cache = after, result.B, result.cache
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ease_keeps_no_trace_between_groups_that_only_the_forgotten_connected(always_update, dtype):
+    before = np.zeros((40, 24))
+    before[1:20, 1:11], before[20:39, 11:] = interactions(0, 20, 11)[1:, 1:], interactions(1, 20, 14)[1:, 1:]
+    before[39, [2, 5, 12, 15, 20]] = 1
+    after = before.copy()
+    after[39] = 0
+    result = corrected(ease, EASE, before, after, dtype=dtype)
+    assert result.method == "low-rank update" and result.B[1:11, 1:11].any() and result.B[11:, 11:].any()
+    assert not result.B[:11, 11:].any() and not result.B[11:, :11].any()
+    assert_nothing_is_left(result.B, after, result.cache)
+
+
+def test_ease_restores_the_zeros_when_an_update_fails(always_update, monkeypatch):
+    before, _ = world()
+    after = before.copy()
+    after[-1] = 0
+    B = ease_by_inverse(before, 3.0)
+    monkeypatch.setattr(ease, "BLOCK_BYTES", 5 * 40 * 8)
+
+    def fail(*arguments):
+        assert not B[:, 1].any()  # it was written
+        raise MemoryError
+
+    cache = {"diagonal": np.diag(np.linalg.inv(before.T @ before + 3.0 * np.eye(40)))}
+    monkeypatch.setattr(ease, "residual", fail)
+    with pytest.raises(MemoryError):
+        corrected(ease, EASE, before, after, B=B, cache=cache)
+    assert np.abs(B - ease_by_inverse(before, 3.0)).max() < 1e-12 and B[:, 1].any()
+
+
 def test_ease_takes_little_memory():
     import tracemalloc
 
@@ -152,7 +259,7 @@ def test_ease_takes_little_memory():
     for fresh, allowed in ((False, 0.4), (True, 1.2)):
         tracemalloc.start()
         result = (
-            ease._refit(change.X, {"reg_weight": 50.0}, B.dtype, 1e-4, {})
+            ease.refit(change.X, {"reg_weight": 50.0}, B.dtype, 1e-4, {})
             if fresh
             else ease.correct(FittedMapping(X, B, {"reg_weight": 50.0}), change, 1e-4)
         )

@@ -1,0 +1,65 @@
+"""A saved model forgets what a file names: the command ``recbole-llmd unlearn``."""
+
+from __future__ import annotations
+
+import os
+from os import PathLike
+from pathlib import Path
+
+from recbole_llmd.atomic_write import atomic_write
+from recbole_llmd.errors import OutputError
+from recbole_llmd.unlearning.forget_file import read_forget_file
+from recbole_llmd.unlearning.receipt import Receipt
+from recbole_llmd.unlearning.unlearner import Unlearner
+
+
+def unlearn(
+    checkpoint: str | PathLike[str], forget_file: str | PathLike[str], out: str | PathLike[str], *, strict: bool = True
+) -> Receipt:
+    """Correct the model of a checkpoint, and write it and its receipt; both or neither.
+
+    Args:
+        checkpoint: a checkpoint of EASE, ItemKNN, SLIMElastic or ADMMSLIM that RecBole or :meth:`Unlearner.save` wrote.
+        forget_file: see :func:`~recbole_llmd.unlearning.forget_file.read_forget_file`.
+        out: the file of the corrected checkpoint, which RecBole loads; a file that is there is replaced. The receipt
+            goes to ``<out>.receipt.json``.
+        strict: refuse interactions that are not in the model's training data, instead of skipping them.
+
+    Returns:
+        What was done.
+
+    Raises:
+        OutputError: if ``out`` is no place for a file; nothing is read or written then.
+        LLMDError: if something else given is wrong; nothing is written then.
+    """
+    receipt_file = f"{os.fspath(out)}.receipt.json"
+    for path in (os.fspath(out), receipt_file):
+        _refuse_unless_a_file_can_be_written(path)
+    if os.path.exists(out) and os.path.exists(forget_file) and os.path.samefile(out, forget_file):
+        raise OutputError(f"out = {str(out)!r}: this is the forget file. Give the corrected model another name.")
+    engine = Unlearner.from_checkpoint(checkpoint)
+    users, items = read_forget_file(forget_file, engine.config)
+    if items is None:
+        receipt = engine.forget_users(users, strict=strict)
+    else:
+        receipt = engine.forget(users, items, strict=strict)
+    with atomic_write(receipt_file) as temporary:  # complete before the model is written, there once it is
+        temporary.write_text(receipt.json() + "\n")
+        engine.save(out)
+    print(
+        f"{receipt.model} forgot {len(receipt.users)} interactions ({receipt.skipped} skipped) by {receipt.method} in "
+        f"{receipt.seconds:.3f} s; written to {out}"
+    )
+    return receipt
+
+
+def _refuse_unless_a_file_can_be_written(path: str) -> None:
+    if os.path.isdir(path) or not os.path.basename(path):
+        raise OutputError(f"out = {path!r}: this is a folder. Give the name of a file, such as model.pth.")
+    folder = Path(path).absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OutputError(
+            f"out = {path!r}: no file can be written in {str(folder)!r}. Give a path in a folder of yours."
+        )

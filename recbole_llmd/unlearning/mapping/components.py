@@ -1,0 +1,55 @@
+"""Which items a change leaves without any connection to others: B is exactly zero between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
+
+
+@dataclass(frozen=True)
+class Separation:
+    """Items that no chain of users and items connects with the most popular one.
+
+    Attributes:
+        items: their ids, ascending.
+        labels: the component of every item [n_items]; two items are connected if theirs are equal.
+    """
+
+    items: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    @property
+    def alone(self) -> NDArray[np.int64]:
+        """Those of ``items`` that are connected with no other item: nobody has them, or nobody who has another."""
+        return self.items[np.bincount(self.labels)[self.labels[self.items]] == 1]
+
+
+def separation(X: sp.csr_matrix, items: NDArray[np.int64]) -> Separation:
+    """The items concerned if ``items`` were connected with one another and X [n_users, n_items] is what remains.
+
+    Whatever was connected with ``items`` still is with one of them. Mostly all of them share a user with the most
+    popular item, which is quick to see; the components are computed only where one does not.
+    """
+    most_popular = int(np.bincount(X.indices, minlength=X.shape[1]).argmax())
+    places = np.flatnonzero(X.indices == most_popular)
+    its_users = np.searchsorted(X.indptr, places, side="right") - 1
+    connected = np.zeros(X.shape[1], bool)
+    connected[X[its_users].indices] = True
+    if connected[items].all():
+        return Separation(np.zeros(0, np.int64), np.zeros(X.shape[1], np.int64))
+    labels = _components(X)
+    apart = np.isin(labels, np.setdiff1d(labels[items], labels[most_popular]))
+    return Separation(np.flatnonzero(apart), labels)
+
+
+def _components(X: sp.csr_matrix) -> NDArray[np.int64]:
+    """The component of every item in the graph of users and items whose edges are the interactions X."""
+    n_users, n_items = X.shape
+    indptr = np.append(X.indptr, np.full(n_items, X.indptr[-1]))
+    graph = sp.csr_matrix((np.ones(X.nnz, np.int8), X.indices + n_users, indptr), shape=(n_users + n_items,) * 2)
+    labels = connected_components(graph, directed=False)[1][n_users:]
+    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
