@@ -18,10 +18,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     A file that is already there is replaced then, and stays as it was if the block fails.
 
     Raises:
-        OutputError: if ``path`` is a folder, or its folder cannot be made; before anything is written.
+        OutputError: if ``path`` is a folder, or lies where no file can be written; before anything is written.
     """
     path = Path(path)
-    refuse_folder(path)
+    refuse_unwritable(path)
     with _beside(path) as temporary:
         yield temporary
         os.replace(temporary, path)
@@ -57,25 +57,28 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(before)
 
 
-def refuse_folder(path: str | os.PathLike[str]) -> None:
-    """Refuse an existing folder where a file is to be written.
+def refuse_unwritable(path: str | os.PathLike[str]) -> None:
+    """Refuse a path that no file can be written to: an existing folder, or one in a folder that takes no files.
 
     Raises:
-        OutputError: if ``path`` is a folder.
+        OutputError: naming the path, and what to give instead.
     """
-    if os.path.isdir(path):
+    path = os.fspath(path)
+    if os.path.isdir(path) or not os.path.basename(path):
         raise OutputError(
-            f"{os.fspath(path)} is a folder: a file is to be written there. Give the name of a file in it."
+            f"{path} is a folder: a file is to be written there. Give the name of a file, such as model.pth."
         )
+    folder = Path(path).absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OutputError(f"{path} cannot be written: {folder} takes no files. Give a path in a folder of yours.")
 
 
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A temporary path in the folder of ``path``, which is made; what is left at it afterwards is removed."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error}. Give a path in a folder that can be.") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary

@@ -15,12 +15,14 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from recbole_llmd import settings
 from recbole_llmd.errors import ModelError
 from recbole_llmd.settings import OneOf, Rule
+
+if TYPE_CHECKING:
+    from recbole_llmd.unlearning.mapping.correction import MappingModel
 
 KINDS = ("general_recommender", "sequential_recommender")  # RecBole's folders of model modules that ours may join
 
@@ -226,7 +228,7 @@ def mapping_spec(name: str) -> MappingSpec | None:
     return _MAPPINGS.get(name)
 
 
-def mapping_module(name: str) -> ModuleType:
+def mapping_module(name: str) -> MappingModel:
     """The module that corrects the mapping model ``name``.
 
     Raises:
@@ -237,7 +239,7 @@ def mapping_module(name: str) -> ModuleType:
             f"model = {name!r}: unlearning corrects mapping models (scores = X·B): one of "
             f"{', '.join(map(repr, _MAPPINGS))}. Retrain any other model on the retained interactions."
         )
-    return importlib.import_module(_MAPPINGS[name].corrections)
+    return cast("MappingModel", importlib.import_module(_MAPPINGS[name].corrections))
 
 
 # --- what RecBole sees ------------------------------------------------------------------------------------------------

@@ -111,6 +111,6 @@ def test_a_folder_takes_the_place_of_no_file(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_an_error_with_the_path(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"file/target cannot be written: .*Give a path"):
+    with pytest.raises(OutputError, match=r"file/target cannot be written: .*file takes no files. Give a path"):
         with atomic_write(tmp_path / "file" / "target"):
             pytest.fail("the block is not entered")

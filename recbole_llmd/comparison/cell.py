@@ -56,9 +56,7 @@ def run(task: Task) -> tuple[Record, dict[str, Array]]:
     """
     config, loaders, trainer, build_seconds = _build(task)
     train, valid, test = loaders
-    warmup_seconds = 0.0
-    if hasattr(trainer, "warm_start"):
-        warmup_seconds = warmup_sharing.share(trainer, task["warmups"], task["mask_history"])
+    warmup_seconds = warmup_sharing.share(trainer, task["warmups"], task["mask_history"])
     curve: list[dict[str, float]] = []
     fit_started = time.perf_counter()
 

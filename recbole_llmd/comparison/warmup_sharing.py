@@ -16,22 +16,9 @@ import torch
 from recbole.config import Config
 from recbole.trainer import Trainer
 
+from recbole_llmd import registry
 from recbole_llmd.config import side_config
 from recbole_llmd.trainer.llmd4rec import fingerprint
-
-AFTER_WARMUP = (  # a setting that is not named here keeps the warm-ups apart, so a new one can do no harm
-    "epochs",
-    "llm_epochs",
-    "distill_rounds",
-    "distill_restart",
-    "distill_text_start",
-    "distill_direction",
-    "distill_temperature",
-    "distill_alpha_llm_to_crm",
-    "distill_alpha_crm_to_llm",
-    "distill_weighting",
-    "distill_topk",
-)
 
 
 @runtime_checkable
@@ -58,8 +45,10 @@ class SharesWarmUp(Protocol):
 
 
 def warmup_key(config: Config) -> str:
-    """A hash of every setting that a warm-up depends on."""
-    return fingerprint(side_config(config, **dict.fromkeys(AFTER_WARMUP)))
+    """A hash of every setting that a warm-up depends on; a setting that its model does not name as one that counts
+    afterwards alone keeps warm-ups apart, so a new one can do no harm.
+    """
+    return fingerprint(side_config(config, **dict.fromkeys(registry.spec(config["model"]).after_warm_up)))
 
 
 def share(trainer: Trainer, folder: str | Path, mask_history: bool) -> float | None:

@@ -16,7 +16,7 @@ from recbole.utils import get_model, init_seed
 from recbole_llmd.atomic_write import atomic_write
 from recbole_llmd.data.identity import KEY, DataIdentity
 from recbole_llmd.errors import CheckpointError
-from recbole_llmd.unlearning.mapping import mapping_of
+from recbole_llmd.registry import mapping_module
 from recbole_llmd.unlearning.mapping.correction import MappingModel
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def load(path: str | PathLike[str]) -> Loaded:
     """
     content = _read(path)
     config, stored = content["config"], content.get("other_parameter") or {}
-    mapping = mapping_of(config["model"])
+    mapping = mapping_module(config["model"])
     init_seed(config["seed"], config["reproducibility"])
     dataset = data_preparation(config, create_dataset(config))[0].dataset
     X = dataset.inter_matrix(form="csr").astype(np.float32)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from os import PathLike
-from pathlib import Path
 
-from recbole_llmd.atomic_write import atomic_write
+from recbole_llmd.atomic_write import atomic_write, refuse_unwritable
 from recbole_llmd.errors import OutputError
 from recbole_llmd.unlearning.forget_file import read_forget_file
 from recbole_llmd.unlearning.receipt import Receipt
@@ -34,7 +33,7 @@ def unlearn(
     """
     receipt_file = f"{os.fspath(out)}.receipt.json"
     for path in (os.fspath(out), receipt_file):
-        _refuse_unless_a_file_can_be_written(path)
+        refuse_unwritable(path)
     if os.path.exists(out) and os.path.exists(forget_file) and os.path.samefile(out, forget_file):
         raise OutputError(f"out = {str(out)!r}: this is the forget file. Give the corrected model another name.")
     engine = Unlearner.from_checkpoint(checkpoint)
@@ -51,15 +50,3 @@ def unlearn(
         f"{receipt.seconds:.3f} s; written to {out}"
     )
     return receipt
-
-
-def _refuse_unless_a_file_can_be_written(path: str) -> None:
-    if os.path.isdir(path) or not os.path.basename(path):
-        raise OutputError(f"out = {path!r}: this is a folder. Give the name of a file, such as model.pth.")
-    folder = Path(path).absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise OutputError(
-            f"out = {path!r}: no file can be written in {str(folder)!r}. Give a path in a folder of yours."
-        )

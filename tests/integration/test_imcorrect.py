@@ -9,9 +9,9 @@ from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.utils import get_model, get_trainer
 
 from recbole_llmd import cli
+from recbole_llmd.registry import mapping_module
 from recbole_llmd.unlearning.evaluation.arms import clone
 from recbole_llmd.unlearning.forget_file import read_forget_file
-from recbole_llmd.unlearning.mapping import mapping_of
 from tests.helpers.mapping_models import MODELS, evaluate, retained
 
 ARMS = ["original", "no-op", "X only", "corrected", "SISA", "retrained"]
@@ -48,7 +48,7 @@ def test_the_run_gives_what_a_refit_on_the_retained_interactions_gives(unlearned
     dataset = train.dataset
     pairs = dataset.token2id("user_id", users), dataset.token2id("item_id", items)
     assert len(users) > 20
-    mapping = mapping_of(name)
+    mapping = mapping_module(name)
     refitted = get_model(name)(config, retained(dataset, *pairs))
     refitted.item_similarity = refitted.w = mapping.fit(refitted.interaction_matrix, config.final_config_dict)
     for attribute, value in getattr(mapping, "derived", lambda X, B: {})(
@@ -202,7 +202,7 @@ def test_scoring_another_model_leaves_the_trainers_own_in_place(trained):
 
     config, (_, _, test), model = trained("EASE")
     trainer = IMCorrectTrainer(config, model)
-    other = clone(model, mapping_of("EASE"))
+    other = clone(model, mapping_module("EASE"))
     other.item_similarity[:] = 0
     assert trainer.score(other, test) != trainer.score(model, test) == trainer.evaluate(test, load_best_model=False)
     assert trainer.model is model

@@ -17,7 +17,7 @@ from recbole_llmd.unlearning.evaluation import report
 from recbole_llmd.unlearning.evaluation.record import EvaluationRecord, Row
 
 
-def evaluate(
+def compare_unlearning(
     models: str | Sequence[str],
     scenarios: str | Sequence[str],
     dataset: str | None,

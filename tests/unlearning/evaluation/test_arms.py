@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from recbole_llmd.registry import mapping_module
 from recbole_llmd.unlearning import Unlearner
 from recbole_llmd.unlearning.evaluation.arms import Arm, Retrained, Sisa
-from recbole_llmd.unlearning.mapping import mapping_of
 from recbole_llmd.unlearning.request import Request
 from tests.helpers.mapping_models import MODELS, dense
 
@@ -32,7 +32,7 @@ def all_of(X, users):
 @pytest.mark.parametrize("name", MODELS)
 def test_sisa_is_the_mean_of_models_of_the_shards_fitted_to_what_they_keep(arm_of, name):
     arm, model = arm_of(name, Sisa)
-    mapping, X = mapping_of(name), model.interaction_matrix.copy()
+    mapping, X = mapping_module(name), model.interaction_matrix.copy()
     params = arm.engine.params
 
     def mean_of_fits(X):
@@ -75,7 +75,7 @@ def test_retrained_fits_once_and_counts_it_for_every_request(arm_of, name):
     X[request.users, request.items] = 0
     X.eliminate_zeros()
     assert len(arm.seconds) == 3 and len(set(arm.seconds)) == 1
-    assert (dense(arm.engine.B) == dense(mapping_of(name).fit(X, arm.engine.params, arm.engine.B.dtype))).all()
+    assert (dense(arm.engine.B) == dense(mapping_module(name).fit(X, arm.engine.params, arm.engine.B.dtype))).all()
 
 
 @pytest.mark.parametrize("mode", ["none", "interaction", "mapping"])

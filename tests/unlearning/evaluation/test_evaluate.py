@@ -12,9 +12,9 @@ import torch
 from recbole.utils import get_trainer
 
 from recbole_llmd.config import load_properties, side_config
+from recbole_llmd.registry import mapping_module
 from recbole_llmd.unlearning.evaluation.evaluate import evaluate_unlearning, refit_to_optimum
 from recbole_llmd.unlearning.evaluation.scenarios import scenarios
-from recbole_llmd.unlearning.mapping import mapping_of
 from tests.helpers.scenario_cases import all_pairs
 
 PROVENANCE = {"command": "recbole-llmd unlearn", "commit": "abc1234", "machine": {"cores": 2}, "versions": {}}
@@ -69,7 +69,7 @@ def state_of(given):
     """Everything that the evaluation is given, by value, and the global random states."""
     model, sampler = given.model, given.test._sampler
     return {
-        "matrices": [bytes_of(model.interaction_matrix), bytes_of(getattr(model, mapping_of(given.name).MATRIX))],
+        "matrices": [bytes_of(model.interaction_matrix), bytes_of(getattr(model, mapping_module(given.name).MATRIX))],
         "attributes": {name: id(value) for name, value in vars(model).items()},
         "numbers": (model.n_users, model.n_items, list(model.other_parameter_name)),
         "config": json.dumps(given.config.final_config_dict, default=str),

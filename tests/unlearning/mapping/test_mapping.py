@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from sklearn.linear_model import ElasticNet, Lasso
 
 from recbole_llmd.errors import MappingMismatch, UnsolvedError
-from recbole_llmd.registry import mapping_names
-from recbole_llmd.unlearning.mapping import admm, itemknn, mapping_of, slim, slim_columns
+from recbole_llmd.registry import mapping_module, mapping_names
+from recbole_llmd.unlearning.mapping import admm, itemknn, slim, slim_columns
 from tests.helpers.mapping_cases import FITTED, KNN, SLIM, changes, corrected, interactions, quick
 from tests.helpers.mapping_models import dense
 
@@ -227,6 +227,6 @@ def test_forgetting_everything_and_learning_it_again(module, params):
 
 def test_every_mapping_model_has_what_the_engine_reads():
     for name in mapping_names():
-        module = mapping_of(name)
+        module = mapping_module(name)
         assert callable(module.fit) and callable(module.correct) and "float32" in module.TOLERANCE
         assert module.MATRIX and module.PARAMETERS
