@@ -123,7 +123,7 @@ import numpy as np
 import torch
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType, ModelType
-from recbole_llmd.unlearning.mapping.correction import Correction
+from recbole_llmd.unlearning.mapping.correction import Correction, holds_interactions as trained_on
 
 PARAMETERS, MATRIX, TOLERANCE, REQUIRED = ("counts_power",), "item_similarity", {"float32": 0.0, "float64": 0.0}, {}
 
@@ -134,6 +134,9 @@ def fit(X, params, dtype=np.float32):
 
 def correct(model, change, tolerance):
     return Correction(fit(change.X, model.params, model.B.dtype), "counted anew")
+
+def derived(X, B):
+    return {}
 
 class Counts(GeneralRecommender):
     '''How often two items have a user in common.'''
