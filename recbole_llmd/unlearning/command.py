@@ -39,10 +39,7 @@ def unlearn(
         raise OutputError(f"out = {str(out)!r}: this is the forget file. Give the corrected model another name.")
     engine = Unlearner.from_checkpoint(checkpoint)
     users, items = read_forget_file(forget_file, engine.config)
-    if items is None:
-        receipt = engine.forget_users(users, strict=strict)
-    else:
-        receipt = engine.forget(users, items, strict=strict)
+    receipt = engine.forget_users(users, strict=strict) if items is None else engine.forget(users, items, strict=strict)
     with atomic_write(receipt_file) as temporary:  # complete before the model is written, there once it is
         temporary.write_text(receipt.json() + "\n")
         engine.save(out)

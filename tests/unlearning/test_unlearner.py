@@ -328,9 +328,9 @@ def test_a_failed_correction_leaves_the_model_as_it_was(trained, name, monkeypat
 
     target = {
         "EASE": "ease.residual",
-        "ItemKNN": "itemknn._replace_rows",
-        "SLIMElastic": "slim_columns._descend",
-        "ADMMSLIM": "slim_columns._descend",
+        "ItemKNN": "itemknn.replace_rows",
+        "SLIMElastic": "slim_columns.descend",
+        "ADMMSLIM": "slim_columns.descend",
     }[name]
     with monkeypatch.context() as patch:
         patch.setattr(f"recbole_llmd.unlearning.mapping.{target}", fail)

@@ -1,8 +1,8 @@
 """The mapping models that can be corrected.
 
 Each is a module here with the constants and functions of
-:class:`~recbole_llmd.unlearning.mapping.correction.MappingModel`, over NumPy and SciPy arrays alone. To add a model, add
-its file and its name here.
+:class:`~recbole_llmd.unlearning.mapping.correction.MappingModel`, over NumPy and SciPy arrays alone. To add a model,
+add its file and its name here.
 """
 
 from __future__ import annotations
