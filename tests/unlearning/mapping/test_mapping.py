@@ -154,9 +154,9 @@ def test_a_correction_equals_a_fit_from_scratch(module, params, change):
     for dtype, allowed in ((np.float64, 1e-9), (np.float32, 1e-4)):
         expected = dense(module.fit(sp.csr_matrix(after), params, np.float64))
         for cache in ({}, {"exact_for": before.shape}):
-            found = dense(corrected(module, params, before, after, dtype=dtype, cache=cache).B)
-            assert found.dtype == dtype
-            assert np.linalg.norm(found - expected) <= allowed * max(np.linalg.norm(expected), 1e-3)
+            B = dense(corrected(module, params, before, after, dtype=dtype, cache=cache).B)
+            assert B.dtype == dtype
+            assert np.linalg.norm(B - expected) <= allowed * max(np.linalg.norm(expected), 1e-3)
 
 
 @pytest.mark.parametrize("module, params", FITTED[1:5])  # the last is centred, which connects all items
@@ -186,7 +186,7 @@ def test_only_the_columns_concerned_are_checked_once_the_others_are_known_to_be_
         checked.clear()
         result = corrected(module, params, before, after, B=first, cache={"exact_for": shape})
         assert result.cache == {"exact_for": (61, 21)}
-        assert checked == expected if expected else 0 < len(checked) and min(checked) > 10
+        assert checked == expected if expected else len(checked) > 0 and min(checked) > 10
 
 
 def test_a_column_that_does_not_reach_the_tolerance_is_an_error(monkeypatch):
@@ -227,5 +227,7 @@ def test_forgetting_everything_and_learning_it_again(module, params):
 def test_every_mapping_model_has_what_the_engine_reads():
     for name in MODELS:
         module = mapping_of(name)
-        assert callable(module.fit) and callable(module.correct) and "float32" in module.TOLERANCE
-        assert module.MATRIX and module.PARAMETERS
+        for function in (module.fit, module.correct, module.derived, module.trained_on):
+            assert callable(function)
+        assert module.MATRIX and module.PARAMETERS and "float32" in module.TOLERANCE
+        assert set(module.REQUIRED) <= set(module.PARAMETERS)
