@@ -57,22 +57,24 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(before)
 
 
-def refuse_unwritable(path: str | os.PathLike[str]) -> None:
+def refuse_unwritable(path: str | os.PathLike[str], key: str = "path") -> None:
     """Refuse a path that no file can be written to: an existing folder, or one in a folder that takes no files.
+
+    Args:
+        path: the file to be written.
+        key: what the user gave it as, for the message.
 
     Raises:
         OutputError: naming the path, and what to give instead.
     """
     path = os.fspath(path)
     if os.path.isdir(path) or not os.path.basename(path):
-        raise OutputError(
-            f"{path} is a folder: a file is to be written there. Give the name of a file, such as model.pth."
-        )
+        raise OutputError(f"{key} = {path!r}: this is a folder. Give the name of a file, such as model.pth.")
     folder = Path(path).absolute().parent
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise OutputError(f"{path} cannot be written: {folder} takes no files. Give a path in a folder of yours.")
+        raise OutputError(f"{key} = {path!r}: no file can be written in {folder}. Give a path in a folder of yours.")
 
 
 @contextlib.contextmanager

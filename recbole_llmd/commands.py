@@ -59,7 +59,7 @@ def export(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str]) -> N
         CheckpointError: if there is no such file, or it holds no such model.
         OutputError: if ``out`` is a folder.
     """
-    refuse_unwritable(out)
+    refuse_unwritable(out, "out")
     content = _read_exportable(checkpoint)
     inner = registry.spec(content["config"]["model"]).inner
     assert inner is not None and inner.attribute is not None  # or it would not be exportable

@@ -82,7 +82,7 @@ def test_a_file_never_takes_the_place_of_a_folder(tmp_path, content):
     for name in content:
         (path / name).parent.mkdir(exist_ok=True)
         (path / name).write_text("kept")
-    with pytest.raises(OutputError, match="saved is a folder: a file is to be written there"):
+    with pytest.raises(OutputError, match="saved': this is a folder. Give the name of a file"):
         with atomic_write(path):
             pytest.fail("the block is not entered")
     assert os.listdir(tmp_path) == ["saved"]
@@ -111,6 +111,6 @@ def test_a_folder_takes_the_place_of_no_file(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_an_error_with_the_path(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"file/target cannot be written: .*file takes no files. Give a path"):
+    with pytest.raises(OutputError, match=r"file/target': no file can be written in .*/file. Give a path"):
         with atomic_write(tmp_path / "file" / "target"):
             pytest.fail("the block is not entered")

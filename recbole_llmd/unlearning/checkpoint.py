@@ -71,8 +71,8 @@ def load(path: str | PathLike[str]) -> Loaded:
     difference = _difference(content, mapping, identity, X)
     if difference:
         raise CheckpointError(
-            f"checkpoint = {str(path)!r}: the data are not those that the model was trained on: {difference}. Users and "
-            "items are numbered by the data file, so that others than those named would be forgotten. Restore the "
+            f"checkpoint = {str(path)!r}: the data are not those that the model was trained on: {difference}. Users "
+            "and items are numbered by the data file, so that others than those named would be forgotten. Restore the "
             "file, or train again."
         )
     init_seed(config["seed"], config["reproducibility"])
@@ -94,7 +94,7 @@ def load(path: str | PathLike[str]) -> Loaded:
 def save(path: str | PathLike[str], engine: Unlearner) -> None:
     """Write the engine's model to ``path``, whole or not at all.
 
-    Beside what RecBole reads, the file names the users and items that the model grew by, and the data it was trained on.
+    Beside what RecBole reads, the file names the users and items that the model grew by, and the data it belongs to.
     """
     content = {
         "epoch": 0,

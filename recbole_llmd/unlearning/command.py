@@ -33,15 +33,12 @@ def unlearn(
     """
     receipt_file = f"{os.fspath(out)}.receipt.json"
     for path in (os.fspath(out), receipt_file):
-        refuse_unwritable(path)
+        refuse_unwritable(path, "out")
     if os.path.exists(out) and os.path.exists(forget_file) and os.path.samefile(out, forget_file):
         raise OutputError(f"out = {str(out)!r}: this is the forget file. Give the corrected model another name.")
     engine = Unlearner.from_checkpoint(checkpoint)
     users, items = read_forget_file(forget_file, engine.config)
-    if items is None:
-        receipt = engine.forget_users(users, strict=strict)
-    else:
-        receipt = engine.forget(users, items, strict=strict)
+    receipt = engine.forget_users(users, strict=strict) if items is None else engine.forget(users, items, strict=strict)
     with atomic_write(receipt_file) as temporary:  # complete before the model is written, there once it is
         temporary.write_text(receipt.json() + "\n")
         engine.save(out)

@@ -12,7 +12,8 @@ from time import perf_counter
 import numpy as np
 import scipy.sparse as sp
 
-from recbole_llmd.unlearning.mapping.correction import MappingMatrix
+from recbole_llmd.unlearning.mapping.correction import Change, Correction, MappingMatrix
+from recbole_llmd.unlearning.request import Request
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,26 @@ class Receipt:
     hash_before: str | None = None
     hash_after: str | None = None
 
+    @classmethod
+    def of(cls, request: Request | None, change: Change, correction: Correction, *, model: str, mode: str) -> Receipt:
+        """What a correction did for a request (None for a refit); what it took is not in it yet."""
+        users, items, values = change.pairs
+        return cls(
+            request="refit" if request is None else request.kind,
+            model=model,
+            mode=mode,
+            users=users,
+            items=items,
+            values=values,
+            new_users=0 if request is None else len(request.new_users),
+            new_items=0 if request is None else len(request.new_items),
+            method=correction.method,
+            estimates=correction.estimates,
+            residual=correction.residual,
+            tolerance=correction.tolerance,
+            notes=correction.notes,
+        )
+
     def json(self) -> str:
         """The receipt as JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=1)
@@ -70,9 +91,9 @@ def fingerprint(X: sp.spmatrix, B: MappingMatrix) -> str:
         if sp.issparse(matrix):
             matrix = matrix.tocsr()
             matrix.sort_indices()
-            arrays = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data
+            arrays = [matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data]
         else:
-            arrays = (np.ascontiguousarray(matrix),)
+            arrays = [np.ascontiguousarray(matrix)]
         digest.update(repr((matrix.shape, str(matrix.dtype))).encode())
         for array in arrays:
             digest.update(array.data)
@@ -91,6 +112,7 @@ class TimedFingerprint:
         self.switched_on, self.seconds = switched_on, 0.0
 
     def __call__(self, X: sp.spmatrix, B: MappingMatrix) -> str | None:
+        """The fingerprint of X and B, or None."""
         if not self.switched_on:
             return None
         before = perf_counter()

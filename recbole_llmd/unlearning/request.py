@@ -85,7 +85,7 @@ class Request:
 
     def applies_to(self, X: sp.csr_matrix) -> NDArray[np.bool_]:
         """Which pairs ``[n]`` can be answered: those in X (forget) or not yet in X (learn). X is already grown."""
-        present = _entries(X, self.users, self.items) != 0
+        present: NDArray[np.bool_] = _entries(X, self.users, self.items) != 0
         return present if self.kind == "forget" else ~present
 
     def change(self, X: sp.csr_matrix) -> Change:
@@ -102,12 +102,17 @@ class Request:
         return Change(X=after, users=users, items=np.unique(self.items), delta=delta[users])
 
 
+def pairs_of(X: sp.csr_matrix, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All pairs in these ``rows`` of X: the row [n] and the column [n] of each."""
+    return np.repeat(rows, np.diff(X.indptr)[rows]), X[rows].indices.astype(np.int64)
+
+
 def _internal_ids(name: str, given: ArrayLike) -> NDArray[np.int64]:
     ids = np.asarray(given)
     if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
         raise RequestError(
-            f"{name}: expected internal ids, a list of whole numbers; here they have the type {ids.dtype} and the shape "
-            f"{ids.shape}. Tokens are for Unlearner.forget and learn."
+            f"{name}: expected internal ids, a list of whole numbers; here they have the type {ids.dtype} and the "
+            f"shape {ids.shape}. Tokens are for Unlearner.forget and learn."
         )
     return ids.astype(np.int64)
 
@@ -124,8 +129,8 @@ def _counts(given: ArrayLike, number: int) -> NDArray[np.float64]:
         or np.isinf(values).any()
     ):
         raise RequestError(
-            f"values: expected {number} whole numbers above 0, one per pair (how often it occurs). Leave values out for "
-            "1 each."
+            f"values: expected {number} whole numbers above 0, one per pair (how often it occurs). Leave values out "
+            "for 1 each."
         )
     return values
 

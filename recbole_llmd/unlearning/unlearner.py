@@ -20,7 +20,7 @@ from recbole_llmd.unlearning import checkpoint
 from recbole_llmd.unlearning.identifiers import Identifiers
 from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, MappingMatrix, padded
 from recbole_llmd.unlearning.receipt import Receipt, TimedFingerprint
-from recbole_llmd.unlearning.request import Request
+from recbole_llmd.unlearning.request import Request, pairs_of
 
 if TYPE_CHECKING:
     from recbole.config import Config
@@ -34,7 +34,28 @@ class Unlearner:
     """Lets a trained RecBole mapping model forget and learn interactions, in place.
 
     RecBole's ``predict``, ``full_sort_predict``, ``trainer.evaluate(..., load_best_model=False)``, saving and loading
-    work on the corrected model as before. A request that fails leaves the model as it was.
+    work on the corrected model as before. Users and items are named by their tokens, or by RecBole's internal ids where
+    ``ids="internal"`` says so. A request that fails leaves the model as it was.
+
+    >>> class EASE:  # what is read of RecBole's model: two users and three items (0 is RecBole's padding)
+    ...     USER_ID, ITEM_ID, n_users, n_items = "user_id", "item_id", 3, 4
+    ...     interaction_matrix = sp.csr_matrix([[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 0, 1]], dtype=np.float64)
+    ...     item_similarity = np.zeros((4, 4))
+    >>> model = EASE()
+    >>> engine = Unlearner(model, {"reg_weight": 1.0})
+    >>> engine.refit().method
+    'refit'
+    >>> receipt = engine.forget(2, 3, ids="internal")
+    >>> receipt.users, receipt.items, receipt.values
+    ([2], [3], [1.0])
+    >>> bool(model.item_similarity[:, 3].any()), int(model.interaction_matrix.nnz)
+    (False, 3)
+    >>> engine.learn(receipt.users, receipt.items, receipt.values, ids="internal").values
+    [1.0]
+    >>> engine.forget(2, 2, ids="internal")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    recbole_llmd.errors.RequestError: 1 of 1 pairs to forget are not in X, the training interactions; ...
 
     Args:
         model: a trained EASE, ItemKNN, SLIMElastic or ADMMSLIM of RecBole.
@@ -126,7 +147,8 @@ class Unlearner:
         """Remove interactions; pair ``n`` is user ``n`` with item ``n``. Repeated pairs count once.
 
         Args:
-            users, items: of equal number; none is an empty request, which is recorded.
+            users: one or many.
+            items: as many as users; none is an empty request, which is recorded.
             ids: ``"token"`` if they are tokens (strings, as in the data files), ``"internal"`` if they are RecBole's
                 internal ids (whole numbers).
             strict: whether a pair that is not in X is refused; else it is skipped and counted in the receipt.
@@ -147,8 +169,9 @@ class Unlearner:
         """
         started = perf_counter()
         leaving = np.unique(self.user_ids.to_internal(users, ids)[0])
-        owners, items, empty = self._all_of(self.X, leaving, self.user_ids, strict)
-        return self._answered(Request("forget", owners, items), started, empty)
+        owners, items = pairs_of(self.X, leaving)
+        without = self._without_pairs(self.user_ids, leaving, owners, strict)
+        return self._answered(Request("forget", owners, items), started, without)
 
     def forget_items(self, items: object, *, ids: str = "token", strict: bool = True) -> Receipt:
         """Remove all interactions with items; ``ids`` as for :meth:`forget`, ``strict`` refuses an item without any.
@@ -158,8 +181,9 @@ class Unlearner:
         """
         started = perf_counter()
         leaving = np.unique(self.item_ids.to_internal(items, ids)[0])
-        owned, users, empty = self._all_of(self.X.T.tocsr(), leaving, self.item_ids, strict)
-        return self._answered(Request("forget", users, owned), started, empty)
+        owned, users = pairs_of(self.X.T.tocsr(), leaving)
+        without = self._without_pairs(self.item_ids, leaving, owned, strict)
+        return self._answered(Request("forget", users, owned), started, without)
 
     def learn(
         self,
@@ -174,7 +198,8 @@ class Unlearner:
         """Add interactions; the inverse of :meth:`forget` (to rounding).
 
         Args:
-            users, items: of equal number, named as ``ids`` says (see :meth:`forget`).
+            users: one or many, named as ``ids`` says (see :meth:`forget`).
+            items: as many as users.
             values: entries of X for the pairs (how often each occurs; receipts hold those forgotten), or None for 1.
             ids: ``"token"`` or ``"internal"``.
             strict: whether a pair that is already in X is refused; else it is skipped and counted in the receipt.
@@ -196,17 +221,17 @@ class Unlearner:
         return replace(receipt, seconds=receipt.seconds + resolving, skipped=receipt.skipped + skipped)
 
     @staticmethod
-    def _all_of(
-        X: sp.csr_matrix, owners: NDArray[np.int64], identifiers: Identifiers, strict: bool
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-        """All pairs in the rows ``owners`` of X: their rows and columns, and how many rows have none."""
-        lengths = np.diff(X.indptr)[owners]
-        if strict and not lengths.all():
+    def _without_pairs(
+        identifiers: Identifiers, leaving: NDArray[np.int64], owners: NDArray[np.int64], strict: bool
+    ) -> int:
+        """How many of ``leaving`` have no pair among those of ``owners``; with ``strict`` there must be none."""
+        without = np.setdiff1d(leaving, owners)
+        if strict and len(without):
             raise RequestError(
-                f"{identifiers.name(owners[lengths == 0][0])}: there is no interaction to forget. Leave it out, or skip "
-                f"such (strict=False; --skip-missing on the command line)."
+                f"{identifiers.name(int(without[0]))}: there is no interaction to forget. Leave it out, or skip such "
+                f"(strict=False; --skip-missing on the command line)."
             )
-        return np.repeat(owners, lengths), X[owners].indices.astype(np.int64), int((lengths == 0).sum())
+        return len(without)
 
     # --- the one path -------------------------------------------------------------------------------------------------
 
@@ -230,10 +255,7 @@ class Unlearner:
         if request.strict and not applies.all():
             raise self._not_applicable(pairs.subset(~applies), len(pairs))
         change = pairs.subset(applies).change(X)
-        if len(change.users):
-            receipt = self._carried_out(request, change, lambda: self._correct(X, change), started)
-        else:
-            receipt = self._carried_out(request, change, lambda: Correction(self.B, "nothing to correct"), started)
+        receipt = self._carried_out(request, change, lambda: self._correct(X, change), started)
         return replace(receipt, skipped=int((~applies).sum()))
 
     def refit(self, dtype: DTypeLike | None = None) -> Receipt:
@@ -250,12 +272,14 @@ class Unlearner:
         problem = "to forget are not in X" if pairs.kind == "forget" else "to learn are already in X"
         user, item = self.user_ids.name(int(pairs.users[0])), self.item_ids.name(int(pairs.items[0]))
         return RequestError(
-            f"{len(pairs)} of {asked} pairs {problem}, the training interactions; the first: {user}, {item}. Leave them "
-            f"out, or skip such (strict=False; --skip-missing on the command line)."
+            f"{len(pairs)} of {asked} pairs {problem}, the training interactions; the first: {user}, {item}. Leave "
+            f"them out, or skip such (strict=False; --skip-missing on the command line)."
         )
 
     def _correct(self, X: sp.csr_matrix, change: Change) -> Correction:
         """B for ``change`` of X [already grown], according to the mode."""
+        if not len(change.users):
+            return Correction(self.B, "nothing to correct")
         B = padded(self.B, X.shape[1] - self.B.shape[0])
         if self.mode == "none":
             return Correction(B, "none")
@@ -276,7 +300,7 @@ class Unlearner:
             ) from error
 
     def _fitted(self, X: sp.csr_matrix, dtype: DTypeLike, method: str) -> Correction:
-        return Correction(self.mapping.fit(X, self.params, dtype), method, cache={"own": X.shape})
+        return Correction(self.mapping.fit(X, self.params, dtype), method, cache={"exact_for": X.shape})
 
     def _carried_out(
         self, request: Request | None, change: Change, correct: Callable[[], Correction], started: float
@@ -291,21 +315,8 @@ class Unlearner:
             self._commit(change.X, correction, derived, request)
         seconds = perf_counter() - started - hashed.seconds
         hash_after = hashed(self.X, self.B)
-        users, items, values = change.pairs
-        return Receipt(
-            request="refit" if request is None else request.kind,
-            model=self.name,
-            mode=self.mode,
-            users=users,
-            items=items,
-            values=values,
-            new_users=len(request.new_users) if request else 0,
-            new_items=len(request.new_items) if request else 0,
-            method=correction.method,
-            estimates=correction.estimates,
-            residual=correction.residual,
-            tolerance=correction.tolerance,
-            notes=correction.notes,
+        return replace(
+            Receipt.of(request, change, correction, model=self.name, mode=self.mode),
             seconds=seconds,
             hash_seconds=hashed.seconds,
             peak_bytes=memory.bytes,

@@ -56,9 +56,9 @@ def test_the_corrected_file_gives_the_retrained_metrics(saved, workdir, name, wh
     pairs = [pair for pair in dict.fromkeys(pairs) if (pair[0] in chosen if whole_users else pair[0] % 3 == 0)]
     users, items = zip(*pairs)
     if whole_users:
-        lines = ["user_id:token"] + sorted({user for user, _ in _tokens(dataset, users, items)})
+        lines = ["user_id:token", *sorted({user for user, _ in _tokens(dataset, users, items)})]
     else:
-        lines = ["user_id:token\titem_id:token"] + ["\t".join(pair) for pair in _tokens(dataset, users, items)]
+        lines = ["user_id:token\titem_id:token", *("\t".join(pair) for pair in _tokens(dataset, users, items))]
     (workdir / "tiny.forget").write_text("\n".join(lines) + "\n")
     assert main(["unlearn", f"--checkpoint={path}", "--forget-file=tiny.forget", "--out=new/corrected.pth"]) == 0
 

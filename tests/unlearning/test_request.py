@@ -74,7 +74,7 @@ def test_requests_that_do_not_fit_the_model_are_refused(trained, request_, messa
     before = engine.X.copy(), dense(engine.B).copy()
     with pytest.raises(RequestError, match=message):
         engine.apply(request_)
-    assert (engine.X != before[0]).nnz == 0 and np.array_equal(engine.B, before[1])
+    assert (before[0] != engine.X).nnz == 0 and np.array_equal(engine.B, before[1])
 
 
 def test_new_tokens_must_be_new(trained):
@@ -86,7 +86,7 @@ def test_new_tokens_must_be_new(trained):
 
 
 def test_a_request_does_what_the_calls_by_token_do(trained):
-    config, (train, _, _), model = trained("EASE")
+    _, (train, _, _), model = trained("EASE")
     by_token, by_request = Unlearner(model, train.dataset), Unlearner(trained("EASE")[2], train.dataset)
     user, item = by_token.X.nonzero()[0][0], by_token.X.nonzero()[1][0]
     tokens = train.dataset.id2token("user_id", user), train.dataset.id2token("item_id", item)

@@ -5,7 +5,7 @@
 with m the items' mean of X, and X centred by m if center_columns. Its columns are those of
 :mod:`~recbole_llmd.unlearning.mapping.slim_columns` and are solved to ``TOLERANCE``. RecBole stops after k iterations
 wherever they are (rho and k decide how far from the optimum, and its checkpoint keeps no dual to go on from), so a
-model that RecBole fitted moves to the optimum at its first correction; :func:`fit` gives the optimum from the start.
+model that RecBole fitted moves to the optimum at its first correction; :func:`fit` gives the optimum itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def fit(X: sp.csr_matrix, params: Mapping[str, Any], dtype: DTypeLike = np.float
     """B [n_items, n_items], an array of ``dtype``."""
     n = X.shape[1]
     C, _, _ = solve(_problem(X, params), sp.csc_matrix((n, n)), TOLERANCE["float64"])
-    return C.astype(dtype).toarray()
+    B: NDArray[Any] = C.astype(dtype).toarray()
+    return B
 
 
 def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correction:
@@ -47,7 +48,7 @@ def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correcti
         f"warm start: {resolved} of {C.shape[1]} columns re-solved",
         residual=violation,
         tolerance=tolerance,
-        cache={"own": change.X.shape},
+        cache={"exact_for": change.X.shape},
     )
 
 

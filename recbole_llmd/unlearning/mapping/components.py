@@ -25,7 +25,9 @@ class Separation:
     @property
     def alone(self) -> NDArray[np.int64]:
         """Those of ``items`` that are connected with no other item: nobody has them, or nobody who has another."""
-        return self.items[np.bincount(self.labels)[self.labels[self.items]] == 1]
+        sizes = np.bincount(self.labels)
+        alone: NDArray[np.int64] = self.items[sizes[self.labels[self.items]] == 1]
+        return alone
 
 
 def separation(X: sp.csr_matrix, items: NDArray[np.int64]) -> Separation:

@@ -20,8 +20,8 @@ MappingMatrix: TypeAlias = Any  # NDArray or a SciPy sparse matrix [n_items, n_i
 class FittedMapping:
     """A fitted mapping model: B [n_items, n_items] belongs to X (CSR [n_users, n_items]).
 
-    ``cache`` is what a module remembers between the corrections of one model: empty at the first, ``{"own": X.shape}``
-    after its own ``fit``.
+    ``cache`` is what a module remembers between the corrections of one model: empty at the first,
+    ``{"exact_for": X.shape}`` after the module's ``fit``.
     """
 
     X: sp.csr_matrix

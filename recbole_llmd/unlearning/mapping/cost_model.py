@@ -1,16 +1,21 @@
 """What a dense correction would cost, from rates measured on this machine."""
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Callable
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import DTypeLike, NDArray
 from scipy.linalg import lapack
 
 from recbole_llmd.unlearning.mapping.threads import in_parallel
 
 
-def cholesky_inverse(G):
+def cholesky_inverse(G: NDArray[Any]) -> None:
     """Invert the symmetric positive definite C-ordered ``G`` [n, n] in place; only its upper triangle is then valid.
 
     n³ operations, against 8/3·n³ of ``numpy.linalg.inv``.
@@ -27,28 +32,28 @@ def cholesky_inverse(G):
         raise np.linalg.LinAlgError(f"X'X + λI is not positive definite (LAPACK info = {info}).")
 
 
-def _seconds(function):
-    started = perf_counter()
+def _seconds(function: Callable[[], object]) -> float:
+    before = perf_counter()
     function()
-    return perf_counter() - started
+    return perf_counter() - before
 
 
 @functools.cache
-def rates(dtype):
+def rates(dtype: str) -> dict[str, float]:
     """Rates of this machine for ``dtype``, measured once per process (a fraction of a second).
 
     Returns:
-        dict: operations per second of a ``product`` of dense matrices with a short inner dimension, of a ``sparse``
+        Operations per second of a ``product`` of dense matrices with a short inner dimension, of a ``sparse``
         with a dense matrix, of a float64 ``system`` of equations and of a Cholesky ``inverse`` (n³ of them); ``bytes``
         per second of an in-place pass over a large array by all threads.
     """
-    dtype, n = np.dtype(dtype), 768
+    n, itemsize = 768, np.dtype(dtype).itemsize
     A = np.random.default_rng(0).random((n, n)).astype(dtype)
-    S = sp.random(n, n, 0.02, format="csr", dtype=dtype, random_state=0)
-    wide = np.zeros((16, (1 << 22) // dtype.itemsize), dtype)
+    S = sp.random(n, n, 0.02, format="csr", dtype=np.dtype(dtype), random_state=0)
+    wide = np.zeros((16, (1 << 22) // itemsize), dtype)
     wider, identity = A.astype(np.float64), np.eye(256)
-    calls = {  # the passes first: threads of BLAS wait busily for a while
-        "bytes": lambda: in_parallel(lambda rows: [np.add(row, 1, out=row) for row in rows], wide),
+    calls: dict[str, Callable[[], object]] = {  # the passes first: threads of BLAS wait busily for a while
+        "bytes": lambda: in_parallel(lambda lines: [np.add(line, 1, out=line) for line in lines], wide),
         "product": lambda: A[:, :64] @ A[:64],
         "system": lambda: np.linalg.inv(wider[:256, :256] + 256 * identity) @ wider[:256],
         "sparse": lambda: S @ A,
@@ -65,15 +70,15 @@ def rates(dtype):
     return {name: amounts[name] / min(_seconds(call) for _ in range(5)) for name, call in calls.items()}
 
 
-def _system_operations(n, rank):
+def _system_operations(n: int, rank: int) -> int:
     return 2 * n * rank**2 + 2 * rank**3
 
 
-def low_rank_seconds(n, rank, entries, dtype):
+def low_rank_seconds(n: int, rank: int, entries: int, dtype: DTypeLike) -> float:
     """Expected seconds of a rank-``rank`` update of an [n, n] matrix from factors with ``entries`` entries.
 
     The factors times the matrix (sparse), the rank x rank system with n right-hand sides (in float64), the product of
-    n²·rank, and what adding it, scaling and probing take of the matrix' reading and writing.
+    n²·rank, and the passes over the matrix that adding it, scaling and probing need.
     """
     rate = rates(str(np.dtype(dtype)))
     return (
@@ -84,7 +89,7 @@ def low_rank_seconds(n, rank, entries, dtype):
     )
 
 
-def refit_seconds(n, dtype):
+def refit_seconds(n: int, dtype: DTypeLike) -> float:
     """Expected seconds of a fit by Cholesky: n³ operations; Gram matrix, mirror, scale, check and store are passes."""
     rate = rates(str(np.dtype(dtype)))
     return n**3 / rate["inverse"] + 10 * n * n * np.dtype(dtype).itemsize / rate["bytes"]

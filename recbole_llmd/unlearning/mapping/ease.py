@@ -8,8 +8,8 @@ A change of X changes G by U·S·Uᵀ of low rank with S⁻¹ = S, and P by Wood
 
     P' = P - W·K⁻¹·Wᵀ,   W = P·U,   K = S + Uᵀ·P·U
 
-Between items that X' no longer connects (an item that nobody has any more, for one) P' is zero. There the identity would
-leave rounding residues, which are made from what was forgotten and tell it: they are set to zero.
+Between items that X' no longer connects (an item that nobody has any more, for one) P' is zero. There the identity
+would leave rounding residues, which are made from what was forgotten and tell it: they are set to zero.
 """
 
 from __future__ import annotations
@@ -132,8 +132,9 @@ def low_rank(change: Change, X: sp.csr_matrix) -> tuple[sp.csr_matrix, Float64]:
         )
     t = len(change.items)
     units = sp.csr_matrix((np.ones(t), (np.arange(t), change.items)), shape=(t, X.shape[1]))
+    signature: Float64 = np.kron(np.array([[0.0, 1.0], [1.0, 0.0]]), np.eye(t))
     mixed = change.delta[:, change.items].T.astype(np.float64) @ ((before + after) * 0.5)
-    return sp.vstack([units, mixed]).tocsr(), np.kron([[0.0, 1.0], [1.0, 0.0]], np.eye(t))
+    return sp.vstack([units, mixed]).tocsr(), signature
 
 
 def inverse_diagonal(X: sp.csr_matrix, B: Matrix, weight: float) -> Float64:
@@ -248,13 +249,14 @@ class _Update:
         Returns:
             P'·probes [n_items, PROBES], computed on the way from the numbers written.
         """
-        weighted = after[:, None] * probes
-        answer, narrow = weighted.copy(), weighted.astype(self.B.dtype)
-        blocks, written = self.blocks, []
+        answer: Float64 = after[:, None] * probes
+        weighted = answer.astype(self.B.dtype)
+        blocks: list[tuple[int, int]] = self.blocks
+        written: list[tuple[int, int]] = []
 
-        def write_blocks(some_blocks: Iterable[tuple[int, int]]) -> None:
+        def write_blocks(shared: Iterable[tuple[int, int]]) -> None:
             buffer = np.empty((blocks[0][1], len(self.B)), self.B.dtype)
-            for first, stop in some_blocks:
+            for first, stop in shared:
                 block, added = self.B[first:stop], buffer[: stop - first]
                 np.matmul(self.image[:, first:stop].T, self.solved, out=added)
                 written.append((first, stop))  # from here on the block can be undone
@@ -262,7 +264,7 @@ class _Update:
                 block += added
                 block[np.arange(stop - first), np.arange(first, stop)] = 0
                 self._separate(block, first, stop)
-                answer[first:stop] -= block @ narrow
+                answer[first:stop] -= block @ weighted
 
         try:
             in_parallel(write_blocks, blocks)
@@ -311,7 +313,7 @@ def _inverse_times(probes: Float64, B: Matrix, diagonal: Float64) -> Float64:
 def _squares(X: sp.csr_matrix, items: NDArray[np.int64]) -> Float64:
     """(XᵀX)_jj of ``items``."""
     columns = X[:, items].astype(np.float64)
-    return np.bincount(columns.indices, columns.data**2, len(items))
+    return np.asarray(columns.power(2).sum(axis=0), np.float64).ravel()
 
 
 def _ranges(n: int, step: int) -> list[tuple[int, int]]:

@@ -50,7 +50,7 @@ def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correcti
         f"warm start: {resolved} of {C.shape[1]} columns re-solved",
         residual=violation,
         tolerance=tolerance,
-        cache={"own": change.X.shape},
+        cache={"exact_for": change.X.shape},
     )
 
 

@@ -10,18 +10,27 @@ descent over the present support and the worst violators finds the support, a li
 exact values.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from recbole_llmd.errors import UnsolvedError
+from recbole_llmd.unlearning.mapping.correction import Change, FittedMapping, MappingMatrix
 
 BLOCK = 128  # columns solved together
 ADDED = 48  # violators that join a column's working set at a time
 ENTRIES = 1 << 22  # of the systems that are solved together
 ROUNDS = 200
 SWEEPS = 4
+
+Floats: TypeAlias = NDArray[np.float64]
+Numbers: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -32,51 +41,57 @@ class Problem:
     """
 
     X: sp.csr_matrix
-    ridge: np.ndarray
+    ridge: Floats
     l1: float
     positive: bool
     hollow: bool  # c_j = 0
-    means: np.ndarray = None
+    means: Floats | None = None
 
-    def gram(self, items, others):
+    def gram(self, items: Numbers, others: Numbers) -> Floats:
         """G[items, others], dense."""
-        G = (self.X[:, items].T @ self.X[:, others]).toarray()
+        G: Floats = (self.X[:, items].T @ self.X[:, others]).toarray()
         if self.means is not None:
             G -= self.X.shape[0] * np.outer(self.means[items], self.means[others])
         return G
 
-    def gradient(self, C, columns):
-        """r [n_items, columns] at C [n_items, columns], by way of X, which has far fewer entries than G."""
+    def gradient(self, C: Floats, columns: Numbers) -> Floats:
+        """The gradient r [n_items, columns] at C [n_items, columns], by X, which has far fewer entries than G."""
         shifted = C.copy()
         shifted[columns, np.arange(len(columns))] -= 1
-        R = self.X.T @ (self.X @ shifted)
+        R: Floats = self.X.T @ (self.X @ shifted)
         if self.means is not None:
             R -= self.X.shape[0] * np.outer(self.means, self.means @ shifted)
-        return R + self.ridge[:, None] * C
+        gradient: Floats = R + self.ridge[:, None] * C
+        return gradient
 
-    def scale(self):
+    def scale(self) -> Floats:
         """G_jj [n_items], at least 1: what the violation of a column is measured against."""
         G = np.asarray(self.X.power(2).sum(axis=0)).ravel()
         if self.means is not None:
             G = G - self.X.shape[0] * self.means**2
-        return np.maximum(G, 1)
+        scale: Floats = np.maximum(G, 1.0)
+        return scale
 
-    def violation(self, C, R):
+    def violation(self, C: Floats, R: Floats) -> Floats:
         """How far each coefficient is from optimality: the distance of -r from the subgradient of the l1 term."""
         active = np.abs(R + self.l1 * np.sign(C))
         inactive = (-R if self.positive else np.abs(R)) - self.l1
         return np.where(C != 0, active, np.maximum(inactive, 0))
 
 
-def solve(problem, warm, tolerance, columns=None):
+def solve(
+    problem: Problem, warm: MappingMatrix, tolerance: float, columns: Numbers | None = None
+) -> tuple[sp.csc_matrix, int, float]:
     """All columns, optimal to ``tolerance``·G_jj.
 
     Args:
-        warm: sparse or dense [n_items, n_items] to start from.
+        problem: the data of the columns.
+        warm: sparse or dense [n_items, n_items], a solution of nearly the same problem.
+        tolerance: of the largest violation relative to G_jj.
         columns: ids of those to check and solve, the others being known to be optimal (all if None).
 
     Returns:
-        tuple: C (CSC float64 [n_items, n_items]), how many columns had to be re-solved, and the largest violation
+        C (CSC float64 [n_items, n_items]), how many columns had to be re-solved, and the largest violation
         relative to G_jj among the columns checked.
 
     Raises:
@@ -85,24 +100,24 @@ def solve(problem, warm, tolerance, columns=None):
     n, scale = problem.X.shape[1], problem.scale()
     columns = np.arange(n) if columns is None else columns
     warm = sp.csc_matrix(warm, dtype=np.float64)
-    pieces, resolved, worst = [warm], 0, 0.0
-    for start in range(0, len(columns), BLOCK):
-        some = columns[start : start + BLOCK]
-        C = warm[:, some].toarray()
-        count, violation = _solve_block(problem, C, some, scale[some], tolerance)
-        pieces.append(sp.csc_matrix(C))
+    blocks, resolved, worst = [warm], 0, 0.0
+    for first in range(0, len(columns), BLOCK):
+        block = columns[first : first + BLOCK]
+        C = warm[:, block].toarray()
+        count, violation = _solve_block(problem, C, block, scale[block], tolerance)
+        blocks.append(sp.csc_matrix(C))
         resolved, worst = resolved + count, max(worst, violation)
     source = np.arange(n)
     source[columns] = n + np.arange(len(columns))
-    return sp.hstack(pieces, format="csc")[:, source], resolved, worst
+    return sp.hstack(blocks, format="csc")[:, source], resolved, worst
 
 
-def concerned(fitted, change):
+def concerned(fitted: FittedMapping, change: Change) -> Numbers | None:
     """Ids of the columns whose gradient a change of X changes; None (all) for a model not known to be optimal.
 
     G changes between the items of the users who changed, and G(c_j - e_j) where c_j - e_j has one of those items.
     """
-    if fitted.cache.get("own") != fitted.X.shape:  # the number of users is part of the problem
+    if fitted.cache.get("exact_for") != fitted.X.shape:  # the number of users belongs to the problem
         return None
     of_users = np.zeros(fitted.X.shape[1], bool)
     of_users[change.items] = of_users[change.X[change.users].indices] = True
@@ -110,13 +125,13 @@ def concerned(fitted, change):
     return np.union1d(np.flatnonzero(of_users), listed)
 
 
-def _solve_block(problem, C, columns, scale, tolerance):
+def _solve_block(problem: Problem, C: Floats, columns: Numbers, scale: Floats, tolerance: float) -> tuple[int, float]:
     """Solve the columns of C [n_items, len(columns)] in place; how many violated, and the violation left."""
     if problem.positive:
         np.maximum(C, 0, out=C)
     if problem.hollow:
         C[columns, np.arange(len(columns))] = 0
-    resolved = None
+    resolved: int | None = None
     for _ in range(ROUNDS):
         R = problem.gradient(C, columns)
         V = problem.violation(C, R)
@@ -129,32 +144,34 @@ def _solve_block(problem, C, columns, scale, tolerance):
         if not len(todo):
             return resolved, float(violation.max(initial=0))
         support = (C[:, todo] != 0) | _worst(V[:, todo], tolerance * scale[todo])
-        for some in _alike(support.sum(axis=0)):
-            _solve_support(problem, C, columns, todo[some], support[:, some], scale[todo[some]] * tolerance)
+        for batch in _alike(support.sum(axis=0)):
+            _solve_support(problem, C, columns, todo[batch], support[:, batch], scale[todo[batch]] * tolerance)
     raise UnsolvedError(
         f"{len(todo)} columns violate their optimality conditions by up to {violation.max():.1e}·G_jj after "
         f"{ROUNDS} rounds (tolerance {tolerance:.0e})"
     )
 
 
-def _alike(sizes):
+def _alike(sizes: Numbers) -> Iterator[Numbers]:
     """Columns with working sets of similar size, whose systems [columns, size, size] have at most ENTRIES entries."""
     order = np.argsort(sizes, kind="stable")
     while len(order):
-        take = max(1, ENTRIES // max(1, int(sizes[order[-1]])) ** 2)
-        yield order[-take:]
-        order = order[:-take]
+        count = max(1, ENTRIES // max(1, int(sizes[order[-1]])) ** 2)
+        yield order[-count:]
+        order = order[:-count]
 
 
-def _worst(V, allowed):
+def _worst(V: Floats, allowed: Floats) -> NDArray[np.bool_]:
     """The ADDED largest violations of each column that are above ``allowed``, as a mask."""
-    if len(V) <= ADDED:
-        return V > allowed
-    bar = np.partition(V, len(V) - ADDED, axis=0)[len(V) - ADDED]
-    return (V > allowed) & (V >= bar)
+    worst: NDArray[np.bool_] = allowed < V
+    if len(V) > ADDED:
+        worst &= np.partition(V, len(V) - ADDED, axis=0)[len(V) - ADDED] <= V
+    return worst
 
 
-def _solve_support(problem, C, columns, todo, support, allowed):
+def _solve_support(
+    problem: Problem, C: Floats, columns: Numbers, todo: Numbers, support: NDArray[np.bool_], allowed: Floats
+) -> None:
     """Solve the columns ``todo`` over their working sets ``support`` [n_items, len(todo)], all at once."""
     union = np.flatnonzero(support.any(axis=1))
     place = np.full(len(C), -1)
@@ -171,25 +188,25 @@ def _solve_support(problem, C, columns, todo, support, allowed):
     Q *= present[:, :, None] & present[:, None, :]
     b = np.where(present, targets[index, np.arange(len(todo))[:, None]], 0)
     c = np.where(present, C[union[index], todo[:, None]], 0)
-    _descend(problem, Q, b, c, allowed)
+    descend(problem, Q, b, c, allowed)
     C[union[index[present]], np.broadcast_to(todo[:, None], index.shape)[present]] = c[present]
 
 
-def _descend(problem, Q, b, c, allowed):
+def descend(problem: Problem, Q: Floats, b: Floats, c: Floats, allowed: Floats) -> None:
     """Minimise ½·cᵀQc - bᵀc + l1·|c| for every row of c [m, a] in place: exact solutions over the support, and
     coordinate descent where the support is not yet right. Q is [m, a, a].
     """
-    rows = np.arange(len(c))
+    unsolved = np.arange(len(c))
     for _ in range(ROUNDS):
-        exact, good = _exact(problem, Q[rows], b[rows], c[rows], allowed[rows])
-        c[rows[good]] = exact[good]
-        rows = rows[~good]
-        if not len(rows):
+        exact, optimal = _exact(problem, Q[unsolved], b[unsolved], c[unsolved], allowed[unsolved])
+        c[unsolved[optimal]] = exact[optimal]
+        unsolved = unsolved[~optimal]
+        if not len(unsolved):
             return
-        c[rows] = _sweep(problem, Q[rows], b[rows], c[rows])
+        c[unsolved] = _sweep(problem, Q[unsolved], b[unsolved], c[unsolved])
 
 
-def _exact(problem, Q, b, c, allowed):
+def _exact(problem: Problem, Q: Floats, b: Floats, c: Floats, allowed: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """The solution over the support and signs of c, and in which rows it is the optimum."""
     active, signs = c != 0, np.sign(c)
     system = np.where(active[:, :, None] & active[:, None, :], Q, np.eye(c.shape[1]))
@@ -198,11 +215,11 @@ def _exact(problem, Q, b, c, allowed):
     except np.linalg.LinAlgError:  # ridge = 0 and linearly dependent items: descent alone
         exact = c
     R = np.einsum("mij,mj->mi", Q, exact) - b
-    good = (problem.violation(exact, R) <= allowed[:, None]).all(axis=1) & (np.sign(exact) == signs).all(axis=1)
-    return exact, good
+    optimal = (problem.violation(exact, R) <= allowed[:, None]).all(axis=1) & (np.sign(exact) == signs).all(axis=1)
+    return exact, optimal
 
 
-def _sweep(problem, Q, b, c):
+def _sweep(problem: Problem, Q: Floats, b: Floats, c: Floats) -> Floats:
     """SWEEPS rounds of coordinate descent over the coordinates of every row."""
     R = np.einsum("mij,mj->mi", Q, c) - b
     for _ in range(SWEEPS):

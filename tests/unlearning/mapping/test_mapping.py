@@ -134,7 +134,7 @@ def test_itemknn_takes_a_model_that_differs_in_ties_and_refuses_any_other():
 def test_slim_is_sklearns_elastic_net_after_any_change(module, params, change):
     before, after = change
     expected = slim_by_sklearn(after, params)
-    for cache in ({}, {"own": before.shape}):
+    for cache in ({}, {"exact_for": before.shape}):
         assert np.abs(dense(corrected(module, params, before, after, cache=cache).B) - expected).max() < 1e-8
 
 
@@ -154,10 +154,10 @@ def test_a_correction_equals_a_fit_from_scratch(module, params, change):
     before, after = change
     for dtype, allowed in ((np.float64, 1e-9), (np.float32, 1e-4)):
         expected = dense(module.fit(sp.csr_matrix(after), params, np.float64))
-        for cache in ({}, {"own": before.shape}):
-            found = dense(corrected(module, params, before, after, dtype=dtype, cache=cache).B)
-            assert found.dtype == dtype
-            assert np.linalg.norm(found - expected) <= allowed * max(np.linalg.norm(expected), 1e-3)
+        for cache in ({}, {"exact_for": before.shape}):
+            B = dense(corrected(module, params, before, after, dtype=dtype, cache=cache).B)
+            assert B.dtype == dtype
+            assert np.linalg.norm(B - expected) <= allowed * max(np.linalg.norm(expected), 1e-3)
 
 
 @pytest.mark.parametrize("module, params", FITTED[1:5])  # the last is centred, which connects all items
@@ -185,9 +185,9 @@ def test_only_the_columns_concerned_are_checked_once_the_others_are_known_to_be_
     everything = set(range(21))
     for shape, expected in (((60, 21), everything), ((61, 21), everything if params is FITTED[-1][1] else None)):
         checked.clear()
-        result = corrected(module, params, before, after, B=first, cache={"own": shape})
-        assert result.cache == {"own": (61, 21)}
-        assert checked == expected if expected else 0 < len(checked) and min(checked) > 10
+        result = corrected(module, params, before, after, B=first, cache={"exact_for": shape})
+        assert result.cache == {"exact_for": (61, 21)}
+        assert checked == expected if expected else len(checked) > 0 and min(checked) > 10
 
 
 def test_a_column_that_does_not_reach_the_tolerance_is_an_error(monkeypatch):
@@ -228,5 +228,7 @@ def test_forgetting_everything_and_learning_it_again(module, params):
 def test_every_mapping_model_has_what_the_engine_reads():
     for name in mapping_names():
         module = mapping_module(name)
-        assert callable(module.fit) and callable(module.correct) and "float32" in module.TOLERANCE
-        assert module.MATRIX and module.PARAMETERS
+        for function in (module.fit, module.correct, module.derived, module.trained_on):
+            assert callable(function)
+        assert module.MATRIX and module.PARAMETERS and "float32" in module.TOLERANCE
+        assert set(module.REQUIRED) <= set(module.PARAMETERS)
