@@ -92,6 +92,7 @@ def layer_of(module):
     numbers = {name: number for number, names in enumerate(layers()) for name in names}
     while path and "/".join(path) not in numbers:
         path.pop()
+    assert path, f"{module} has no line in the layout"
     return numbers["/".join(path)]
 
 

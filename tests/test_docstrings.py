@@ -27,7 +27,11 @@ def public_classes(module):
     return [
         cls
         for name, cls in vars(module).items()
-        if inspect.isclass(cls) and cls.__module__ == module.__name__ and not name.startswith("_")
+        if inspect.isclass(cls)
+        and cls.__module__ == module.__name__
+        and not name.startswith("_")
+        and not inspect.isabstract(cls)
+        and not getattr(cls, "_is_protocol", False)  # no interfaces
     ]
 
 

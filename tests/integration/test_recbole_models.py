@@ -70,7 +70,7 @@ def nothing_shown():
         warnings.simplefilter("default")
         for hidden in (DeprecationWarning, PendingDeprecationWarning, ResourceWarning):
             warnings.simplefilter("ignore", hidden)
-        compat.torch_warnings_about_models.apply()  # its filters were set at import; pytest has put its own in their place
+        compat.torch_warnings_about_models.apply()  # set at import; pytest has put its own filters in their place
         yield
     torch.set_warn_always(False)
     assert not [f"{w.category.__name__}: {w.message} ({w.filename}:{w.lineno})" for w in caught]

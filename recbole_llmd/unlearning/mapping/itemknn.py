@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import DTypeLike, NDArray
 
 from recbole_llmd.errors import MappingMismatch
-from recbole_llmd.unlearning.mapping.correction import Correction
+from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, MappingMatrix
 
 PARAMETERS: tuple[str, ...] = ("k", "shrink", "knn_method")
 MATRIX = "w"
