@@ -118,9 +118,9 @@ def point(items: int, users: int, layers: int, settings: Settings) -> Figures:
         if windows:
             for side in trainer.sides.values():
                 everything = side.window_loader.windows
-                some = sample_of(everything, int(windows))
-                side.window_loader = WindowLoader(some, side.config, side.config["train_batch_size"])
-                figures["share of samples trained"] = (some.rows >= 0).sum() / (everything.rows >= 0).sum()
+                sampled = sample_of(everything, int(windows))
+                side.window_loader = WindowLoader(sampled, side.config, side.config["train_batch_size"])
+                figures["share of samples trained"] = (sampled.rows >= 0).sum() / (everything.rows >= 0).sum()
 
         def step(name: str, call: Callable[[], Any]) -> Any:
             result, seconds, _ = timed(call)

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.data.dataloader import AbstractDataLoader as Loader
 from recbole.trainer import Trainer
 from recbole.utils import get_model, get_trainer, init_logger, init_seed
 
 import recbole_llmd  # noqa: F401
 from recbole_llmd.comparison import cell_metrics, warmup_sharing
-from recbole_llmd.comparison.cell_metrics import Array, Loader
+from recbole_llmd.comparison.cell_metrics import Array
 from recbole_llmd.comparison.cell_store import Record, write_cell
 from recbole_llmd.process_memory import peak_bytes
 from recbole_llmd.report.provenance import provenance, without_paths
@@ -31,7 +32,7 @@ from recbole_llmd.trainer.llmd4rec import NOT_IN_FINGERPRINT
 Task = dict[str, Any]
 
 
-class Build(NamedTuple):
+class _Build(NamedTuple):
     """What ``run_recbole`` builds before it trains."""
 
     config: Config
@@ -41,7 +42,7 @@ class Build(NamedTuple):
 
 
 def execute(task: Task) -> None:
-    """Run a task and write its ``record`` (JSON) and beside it the values per user (npz), each whole."""
+    """Run a task; write its ``record`` (JSON) and beside it the values per user (npz), each complete or not at all."""
     record, per_user = run(task)
     about = {key: task[key] for key in ("dataset", "variant", "model", "seed", "key", "mask_history")}
     write_cell(Path(task["record"]), {**about, "status": "finished", **provenance(task["command"]), **record}, per_user)
@@ -88,7 +89,7 @@ def run(task: Task) -> tuple[Record, dict[str, Array]]:
     return record, {**cell_metrics.test_users(*loaders), **per_user}
 
 
-def _build(task: Task) -> Build:
+def _build(task: Task) -> _Build:
     config = Config(
         model=task["model"], dataset=task["dataset"], config_file_list=task["files"], config_dict=task["settings"]
     )
@@ -103,7 +104,7 @@ def _build(task: Task) -> Build:
     started = time.perf_counter()
     model = model_class(config, train.dataset).to(config["device"])
     seconds = time.perf_counter() - started
-    return Build(config, loaders, trainer_class(config, model), seconds)
+    return _Build(config, loaders, trainer_class(config, model), seconds)
 
 
 def _evaluate(trainer: Trainer, test: Loader) -> tuple[dict[str, float], dict[str, Array]]:

@@ -132,13 +132,13 @@ def serving_microseconds(trainer: Trainer, test: Loader) -> float:
     """
     n_users = len(test.dataset)
     size = min(SERVING_USERS, n_users)
-    starts = range(0, n_users - size + 1, size)
-    batches = [test.collate_fn(np.arange(start, start + size))[0] for start in starts][:SERVING_BATCHES]
+    firsts = range(0, n_users - size + 1, size)
+    batches = [test.collate_fn(np.arange(first, first + size))[0] for first in firsts][:SERVING_BATCHES]
     trainer.model.eval()
     times = []
     for number in range(SERVING_BATCHES + 2):
-        start = time.perf_counter()
+        started = time.perf_counter()
         _, scores, _, _ = trainer._full_sort_batch_eval((batches[number % len(batches)], None, None, None))
         float(scores[0, 1])  # waits for an accelerator
-        times.append((time.perf_counter() - start) / size * 1e6)
+        times.append((time.perf_counter() - started) / size * 1e6)
     return float(np.median(times[2:]))

@@ -74,14 +74,8 @@ def compare(
         print(f"Every cell failed. Their logs: {store.folder}/logs")
         return _record(asked, cells, records, command, {})
     figures = _figures(asked, cells, records, results)
-    record = _record(asked, cells, records, command, figures)
     _show(asked, figures)
-    write_csv(store.folder / "comparison.csv", tables.flat_rows(figures))
-    write_json(store.folder / "comparison.json", record)
-    page.write(store.folder / "comparison.html", record, results)
-    print(f"\n{store.folder}/comparison.html (.csv, .json)")
-    written: dict[str, Any] = json.loads((store.folder / "comparison.json").read_text(encoding="utf-8"))
-    return written
+    return _write(store.folder, _record(asked, cells, records, command, figures), results)
 
 
 def command_line(options: Mapping[str, Any]) -> str:
@@ -140,6 +134,16 @@ def _record(
         for cell, record in zip(cells, records, strict=True)
     ]
     return {**provenance(command), "experiment": about, **figures, "cells": statuses}
+
+
+def _write(folder: Path, record: Record, results: Sequence[VariantResult]) -> Record:
+    """Write table, record and page; returns the record as it is read back."""
+    write_csv(folder / "comparison.csv", tables.flat_rows(record))
+    write_json(folder / "comparison.json", record)
+    page.write(folder / "comparison.html", record, results)
+    print(f"\n{folder}/comparison.html (.csv, .json)")
+    written: Record = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+    return written
 
 
 def _show(experiment: Experiment, figures: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
-class Plot(NamedTuple):
+class _Plot(NamedTuple):
     """A section of the page that shows the same plot for every dataset."""
 
     heading: str
@@ -65,36 +65,36 @@ def _tables(record: Record) -> Section:
     return Section("Results", content)
 
 
-def _plots(record: Record, shown: str) -> list[Plot]:
+def _plots(record: Record, shown: str) -> list[_Plot]:
     return [
-        Plot(
+        _Plot(
             "Learning curves",
             "Validation figure after every epoch, one line a seed. In the shaded phases the LLM is trained (dotted), "
             "in the others the CRM (solid). Every phase has the same width, however many epochs it had.",
             page_plots.learning_curves,
         ),
-        Plot(
+        _Plot(
             "Learning curves of models trained alone",
             "Validation figure over the epochs, one line a seed.",
             page_plots.curves_alone,
         ),
-        Plot(
+        _Plot(
             f"{shown} against training cost",
             "Mean over the seeds; the bars are one standard deviation. Training seconds contain building the model, "
             "validation and, where variants share a warm-up, the whole warm-up.",
             page_plots.cost,
         ),
-        Plot(
+        _Plot(
             f"{shown} by length of history",
             "Test users in groups of about like size by the number of interactions before the target.",
             page_plots.groups_plot(record["by_history"], "history", "interactions in the history"),
         ),
-        Plot(
+        _Plot(
             f"{shown} by popularity of the target",
             f"Test users by the number of training interactions of their target; “{NEVER}”: a cold item.",
             page_plots.groups_plot(record["by_popularity"], "popularity", "training interactions of the target"),
         ),
-        Plot(
+        _Plot(
             "Sample weights",
             "The weights of the distillation term in every epoch: median, quartiles (dark) and the middle 90% (light), "
             "averaged over the seeds. Their mean is 1 in every batch.",

@@ -43,15 +43,15 @@ def _phases(results: Sequence[VariantResult]) -> dict[Phase, tuple[int, int]]:
 
 
 def _phase(entry: Entry) -> Phase:
-    match = PHASE.match(entry["label"])
-    assert match is not None  # the labels are those of the trainer's phases
-    number, side = match.groups()
+    label_parsed = PHASE.match(entry["label"])
+    assert label_parsed is not None  # the labels are those of the trainer's phases
+    number, side = label_parsed.groups()
     return int(number or 0), side
 
 
 def _place(entry: Entry, phases: Mapping[Phase, tuple[int, int]]) -> float:
     position, epochs = phases[_phase(entry)]
-    return position + (entry["epoch"] + 0.5) / epochs
+    return position + (int(entry["epoch"]) + 0.5) / epochs
 
 
 def _phase_axis(phases: Mapping[Phase, tuple[int, int]]) -> dict[str, Any]:
