@@ -57,22 +57,36 @@ def _gguf(path: Path) -> tuple[str, str]:
     return str(path.parent), path.name
 
 
-def identity(name: str, model: Any) -> str:
-    """A string that changes with the files that were loaded, those of the tokenizer included.
+def identity(name: str) -> str:
+    """A string that changes with the files that ``llm_model`` loads, those of the tokenizer included.
 
     Args:
-        name: the setting ``llm_model``.
-        model: what :func:`load_backbone` made of it.
+        name: the setting ``llm_model``; a hub model must have been loaded before.
 
     Returns:
-        str: name, size and time of the files; of a hub model its name and the commit of the snapshot that was loaded.
+        str: name, size and time of the files; of a hub model its name and the commit of the snapshot in the hub cache.
+
+    Raises:
+        ModelError: if a hub model is not in the hub cache.
     """
     source, gguf_file = resolve(name)
     if not os.path.isdir(source):
-        return f"hub:{source}@{getattr(model.config, '_commit_hash', None)}"
+        return f"hub:{source}@{_cached_commit(source)}"
     files = [Path(source) / gguf_file] if gguf_file else sorted(Path(source).glob("*"))
     stamps = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files if file.is_file()]
     return f"{Path(source).name}|" + "|".join(stamps)
+
+
+def _cached_commit(repository: str) -> str:
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(repository, "config.json")  # .../snapshots/<commit>/config.json
+    if not isinstance(file, str):
+        raise ModelError(
+            f"llm_model = {repository!r}: no version of it is in the hub cache, so that vectors of item texts could be "
+            "those of another version. Give the model's folder instead of its name."
+        )
+    return Path(file).parent.name
 
 
 @contextlib.contextmanager

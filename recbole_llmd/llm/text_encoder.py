@@ -38,13 +38,14 @@ class TextEncoder:
         device: where texts are encoded.
         batch_size: texts in one pass.
 
+    >>> import tempfile
     >>> from types import SimpleNamespace
     >>> model = SimpleNamespace(dtype=torch.float32, config=SimpleNamespace(max_position_embeddings=128))
-    >>> encoder = TextEncoder("org/model", model, torch.device("cpu"), batch_size=8)
-    >>> encoder.ingredients()["longest text"]
-    128
-    >>> encoder.cache_key(["", "The Comet"]) == encoder.cache_key(["", "The Orbit"])
-    False
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "config.json").write_text("{}")
+    ...     encoder = TextEncoder(folder, model, torch.device("cpu"), batch_size=8)
+    ...     encoder.ingredients()["longest text"], encoder.cache_key(["The Comet"]) == encoder.cache_key(["Clue"])
+    (128, False)
     """
 
     def __init__(self, name: str, model: Any, device: torch.device, batch_size: int) -> None:
@@ -56,7 +57,7 @@ class TextEncoder:
         """Everything but the texts that can change the vectors, rounding included."""
         return {
             "code": VERSION,
-            "model": backbones.identity(self.name, self.model),
+            "model": backbones.identity(self.name),
             "dtype": str(self.model.dtype),
             "device": self.device.type,
             "batch size": self.batch_size,
