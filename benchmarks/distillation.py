@@ -120,7 +120,7 @@ def recbole_quality(config: Config, train: Loader, valid: Loader, test: Loader, 
     from recbole.utils import init_seed
 
     from recbole_llmd.report.table import write_json
-    from recbole_llmd.trainer.llmrec import save_renamed
+    from recbole_llmd.trainer.checkpoint_file import save_renamed
 
     log, last = folder / "epochs.json", folder / "last.pth"
     trainer = recbole_trainer(config, train)

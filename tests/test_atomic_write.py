@@ -51,19 +51,17 @@ def test_an_exception_leaves_what_was_there(tmp_path, error, before, folder):
     path = tmp_path / "target"
     if before:
         write(path, before, folder)
-    with pytest.raises(error):
-        with writer(folder)(path) as temporary:
-            write(temporary, "half of the n", folder)
-            raise error
+    with pytest.raises(error), writer(folder)(path) as temporary:
+        write(temporary, "half of the n", folder)
+        raise error
     assert os.listdir(tmp_path) == (["target"] if before else [])
     if before:
         assert content_of(path) == "old"
 
 
 def test_an_exception_before_anything_was_written(tmp_path):
-    with pytest.raises(Interrupted):
-        with atomic_write(tmp_path / "target"):
-            raise Interrupted
+    with pytest.raises(Interrupted), atomic_write(tmp_path / "target"):
+        raise Interrupted
     assert os.listdir(tmp_path) == []
 
 
@@ -82,9 +80,8 @@ def test_a_file_never_takes_the_place_of_a_folder(tmp_path, content):
     for name in content:
         (path / name).parent.mkdir(exist_ok=True)
         (path / name).write_text("kept")
-    with pytest.raises(OutputError, match="saved': this is a folder. Give the name of a file"):
-        with atomic_write(path):
-            pytest.fail("the block is not entered")
+    with pytest.raises(OutputError, match=r"saved': this is a folder. Give the name of a file"), atomic_write(path):
+        pytest.fail("the block is not entered")
     assert os.listdir(tmp_path) == ["saved"]
     assert [(path / name).read_text() for name in content] == ["kept"] * len(content)
 
@@ -94,23 +91,22 @@ def test_a_folder_takes_the_place_of_none_that_has_more(tmp_path):
     (path / "deep").mkdir(parents=True)
     (path / "part").write_text("old")
     (path / "deep" / "notes.txt").write_text("kept")
-    with pytest.raises(OutputError, match="holds deep and more, which would be lost"):
-        with atomic_folder(path) as temporary:
-            write(temporary, "new", True)
+    message = "holds deep and more, which would be lost"
+    with pytest.raises(OutputError, match=message), atomic_folder(path) as temporary:
+        write(temporary, "new", True)
     assert (path / "deep" / "notes.txt").read_text() == "kept" and (path / "part").read_text() == "old"
     assert os.listdir(tmp_path) == ["adapter"]
 
 
 def test_a_folder_takes_the_place_of_no_file(tmp_path):
     (tmp_path / "adapter").write_text("kept")
-    with pytest.raises(OutputError, match="adapter is a file"):
-        with atomic_folder(tmp_path / "adapter"):
-            pytest.fail("the block is not entered")
+    with pytest.raises(OutputError, match="adapter is a file"), atomic_folder(tmp_path / "adapter"):
+        pytest.fail("the block is not entered")
     assert (tmp_path / "adapter").read_text() == "kept"
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_with_the_path(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"file/target': no file can be written in .*/file. Give a path"):
-        with atomic_write(tmp_path / "file" / "target"):
-            pytest.fail("the block is not entered")
+    message = r"file/target': no file can be written in .*/file. Give a path"
+    with pytest.raises(OutputError, match=message), atomic_write(tmp_path / "file" / "target"):
+        pytest.fail("the block is not entered")

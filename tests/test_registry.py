@@ -175,7 +175,7 @@ def mapping(module, tmp_path):
 def test_a_new_mapping_model_is_one_file_and_one_entry(mapping, build):
     """RecBole trains it, the engine corrects it, and so does the evaluation, all by its name."""
     assert run_recbole(model=mapping, config_dict=DATA)["test_result"]["ndcg@10"] > 0
-    config, (train, *_), model = build(DATA, model=mapping)
+    _, (train, *_), model = build(DATA, model=mapping)
     before = model.item_similarity.copy()
     Unlearner(model, train.dataset).forget_users([train.dataset.id2token("user_id", 1)])
     X = train.dataset.inter_matrix(form="csr").astype(np.float32).tolil()

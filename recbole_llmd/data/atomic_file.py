@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import pandas as pd
@@ -12,7 +12,7 @@ import pandas as pd
 from recbole_llmd.errors import DataError
 
 
-def read_atomic_file(path: str | Path, config: Mapping[str, Any]) -> tuple[pd.DataFrame, dict[str, str]]:
+def read_atomic_file(path: str | PathLike[str], config: Mapping[str, Any]) -> tuple[pd.DataFrame, dict[str, str]]:
     r"""All columns of an atomic file as strings, untouched by ``load_col`` and by guesses about missing values.
 
     Args:

@@ -87,8 +87,8 @@ class DataIdentity:
         return None if self.sha256 == other.sha256 else "the training interactions are others"
 
 
-def add_identity(checkpoint: str | PathLike[str], dataset: Dataset) -> None:
-    """Write the identity of a model's training ``dataset`` into the checkpoint file that RecBole has just written."""
+def add_identity(checkpoint: str | PathLike[str], identity: DataIdentity) -> None:
+    """Write the identity of a model's training data into the checkpoint file that RecBole has just written."""
     content = torch.load(checkpoint, map_location="cpu", weights_only=False)
-    content[KEY] = DataIdentity.of(dataset).as_dict()
+    content[KEY] = identity.as_dict()
     torch.save(content, checkpoint, pickle_protocol=4)

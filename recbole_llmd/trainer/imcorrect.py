@@ -14,11 +14,12 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.trainer import TraditionalTrainer
 
 from recbole_llmd.config import plain_config
+from recbole_llmd.data.identity import DataIdentity
 from recbole_llmd.errors import SettingsError
 from recbole_llmd.random_state import isolated_random_state
 from recbole_llmd.report.provenance import provenance
 from recbole_llmd.result_collector import add_result
-from recbole_llmd.trainer.llmrec import save_renamed
+from recbole_llmd.trainer.checkpoint_file import save_renamed
 from recbole_llmd.unlearning import Unlearner
 from recbole_llmd.unlearning.evaluation import report
 from recbole_llmd.unlearning.evaluation.arms import clone
@@ -50,6 +51,7 @@ class IMCorrectTrainer(TraditionalTrainer):
         self.scenarios: list[Scenario] | None = None
         self.trained: GeneralRecommender = None
         self.fitting: Row = {}
+        self.identity: DataIdentity | None = None
 
     def fit(
         self,
@@ -62,6 +64,7 @@ class IMCorrectTrainer(TraditionalTrainer):
     ) -> tuple[float, dict[str, float]]:
         """As RecBole's ``fit``, then correct the model; the validation result is the corrected model's."""
         super().fit(train_data, valid_data, verbose, False, show_progress, callback_fn)
+        self.identity = DataIdentity.of(train_data.dataset)
         self.fitting = refit_to_optimum(self.model, self.config, self.model.fit_seconds)
         engine = Unlearner(self.model, self.config, hashes=False)
         self.trained = clone(self.model, engine.mapping)
@@ -137,7 +140,7 @@ class IMCorrectTrainer(TraditionalTrainer):
         config = self.config
         self.config = plain_config(config, config["mapping_model"])
         try:
-            save_renamed(super()._save_checkpoint, self, epoch, verbose, **kwargs)
+            save_renamed(super()._save_checkpoint, self, epoch, verbose, self.identity, **kwargs)
         finally:
             self.config = config
 

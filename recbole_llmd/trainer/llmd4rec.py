@@ -19,14 +19,15 @@ from torch import Tensor
 
 from recbole_llmd import config as configs
 from recbole_llmd.atomic_write import atomic_write
+from recbole_llmd.data.identity import DataIdentity
 from recbole_llmd.distill.teacher_cache import TeacherCache, resolve_topk
 from recbole_llmd.distill.text_initialisation import initial_embeddings_from_text
 from recbole_llmd.distill.training_path import crm_path, llm_path
 from recbole_llmd.llm.text_match import whitened
 from recbole_llmd.model.llmd4rec import LLMD4Rec
 from recbole_llmd.result_collector import add_result
+from recbole_llmd.trainer.checkpoint_file import adapter_folder, save_renamed
 from recbole_llmd.trainer.chunked_collector import ChunkedCollector
-from recbole_llmd.trainer.llmrec import adapter_folder, save_renamed
 from recbole_llmd.trainer.objective import Objective
 from recbole_llmd.trainer.phase_run import FitArguments, Interruption, PhaseRun
 from recbole_llmd.trainer.side_trainer import SideTrainer
@@ -177,7 +178,7 @@ class LLMD4RecTrainer(Trainer):
         )
         if saved:
             self.optimizer = crm.optimizer  # what a checkpoint of the served model holds
-            save_renamed(super()._save_checkpoint, self, -1, verbose)
+            save_renamed(super()._save_checkpoint, self, -1, verbose, DataIdentity.of(train_data.dataset))
             self.model.llm.save_adapter(adapter_folder(self.saved_model_file))
             for file in glob.glob(glob.escape(self.resume_file) + "*"):  # half-written ones of killed runs too
                 os.remove(file)

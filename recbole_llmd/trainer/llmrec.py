@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from recbole.config import Config
 from recbole.data.dataloader import TrainDataLoader
-from recbole.trainer import Trainer
 
-from recbole_llmd.atomic_write import atomic_write
+from recbole_llmd.data.identity import DataIdentity
 from recbole_llmd.distill.training_path import llm_path
 from recbole_llmd.model.llmrec import LLMRec
+from recbole_llmd.trainer.checkpoint_file import adapter_folder, save_renamed
 from recbole_llmd.trainer.side_trainer import SideTrainer
 
 
@@ -20,10 +19,12 @@ class LLMRecTrainer(SideTrainer):
 
     def __init__(self, config: Config, model: LLMRec) -> None:
         super().__init__(config, model, "LLM", config["llm_ema_decay"])
+        self.identity: DataIdentity | None = None
 
     def fit(self, train_data: TrainDataLoader, *args: Any, **kwargs: Any) -> tuple[float, dict[str, float]]:
         """As RecBole's ``Trainer.fit``; afterwards the model has its averaged weights."""
         self.prepare(llm_path(self.model, self.config, train_data, self.config["llm_window_overlap"]))
+        self.identity = DataIdentity.of(train_data.dataset)
         self.average.restart()
         result = super().fit(train_data, *args, **kwargs)
         self.average.keep()
@@ -31,23 +32,5 @@ class LLMRecTrainer(SideTrainer):
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         with self.average.in_place():
-            save_renamed(super(SideTrainer, self)._save_checkpoint, self, epoch, verbose, **kwargs)
+            save_renamed(super(SideTrainer, self)._save_checkpoint, self, epoch, verbose, self.identity, **kwargs)
             self.model.save_adapter(adapter_folder(self.saved_model_file))
-
-
-def adapter_folder(checkpoint: str) -> str:
-    """Where the adapter of the LLM in ``checkpoint`` is written: beside it.
-
-    >>> adapter_folder("saved/LLMRec.pth")
-    'saved/LLMRec-adapter'
-    """
-    return checkpoint.removesuffix(".pth") + "-adapter"
-
-
-def save_renamed(save: Callable[..., None], trainer: Trainer, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
-    """RecBole's ``_save_checkpoint`` under a temporary name, renamed when it is complete."""
-    path = kwargs.pop("saved_model_file", trainer.saved_model_file)
-    with atomic_write(path) as temporary:
-        save(epoch, verbose=False, saved_model_file=temporary, **kwargs)
-    if verbose:
-        trainer.logger.info(f"Saving current: {path}")

@@ -48,7 +48,7 @@ def test_tokens_are_told_apart_where_they_join():
 def test_it_is_added_to_a_checkpoint_of_recbole(hand_case, workdir):
     dataset = hand_case(WATCHED).dataset
     torch.save({"epoch": 3, "state_dict": {"w": torch.ones(2)}}, "model.pth")
-    add_identity("model.pth", dataset)
+    add_identity("model.pth", DataIdentity.of(dataset))
     content = torch.load("model.pth", weights_only=False)
     assert {type(value) for value in content[KEY].values()} == {list, str}
     assert DataIdentity.from_dict(content[KEY]) == DataIdentity.of(dataset)

@@ -178,7 +178,7 @@ def test_objective_function_needs_no_ray(monkeypatch):
 
 def test_case_study():
     with nothing_shown():
-        trainer, train_data, _, test_data = prepared("BPR")
+        trainer, _, _, test_data = prepared("BPR")
         users = test_data.dataset.token2id("user_id", list(test_data.dataset.field2id_token["user_id"][1:4]))
         scores, items = full_sort_topk(users, trainer.model, test_data, k=5)
     assert scores.shape == items.shape == (3, 5) and torch.isfinite(scores).all()
