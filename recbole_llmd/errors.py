@@ -5,7 +5,14 @@ The command line prints any of them as one line and exits with status 2; a progr
 
 
 class LLMDError(Exception):
-    """What every error of this package is."""
+    """What every error of this package is.
+
+    >>> try:
+    ...     raise SettingsError("llm_layers = -1: must be a whole number of at least 0.")
+    ... except LLMDError as error:
+    ...     print(error)
+    llm_layers = -1: must be a whole number of at least 0.
+    """
 
 
 class SettingsError(LLMDError, ValueError):

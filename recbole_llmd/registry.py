@@ -35,6 +35,9 @@ class InnerModel:
         key: the setting that names it, such as ``crm_model``.
         find: ``"module:function"`` that gives its class by name, or a ``SettingsError`` that says why it cannot be one.
         attribute: where our model holds it, such as ``crm``; None where building our model gives the inner one itself.
+
+    >>> InnerModel("crm_model", "recbole_llmd.model_lookup:crm_class", "crm").class_of("GRU4Rec").__name__
+    'GRU4Rec'
     """
 
     key: str
@@ -66,6 +69,10 @@ class ModelSpec:
         after_warm_up: settings that a run does not depend on until its first round begins: runs of a comparison that
             agree in all others share a warm-up.
         not_comparable: why it cannot stand in a comparison; empty where it can.
+
+    >>> entry = spec("LLMRec")
+    >>> entry.rules["llm_layers"].text, entry.is_setting("llm_layer"), entry.is_setting("distill_rounds")
+    ('a whole number of at least 0', True, False)
     """
 
     name: str
@@ -96,6 +103,9 @@ class MappingSpec:
         corrections: the module, see :mod:`recbole_llmd.unlearning.mapping`.
         model: ``"module:Class"`` of a model that RecBole does not have; None for one of RecBole's own.
         defaults_file: the property file of such a model.
+
+    >>> mapping_spec("EASE")
+    MappingSpec(name='EASE', corrections='recbole_llmd.unlearning.mapping.ease', model=None, defaults_file=None)
     """
 
     name: str

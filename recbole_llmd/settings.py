@@ -38,7 +38,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class OneOf:
-    """A rule like :class:`Rule`: one of the names that there are when it is asked."""
+    """A rule like :class:`Rule`: one of the names that there are when it is asked.
+
+    >>> known = ["EASE"]
+    >>> rule = OneOf(lambda: tuple(known))
+    >>> known.append("Mine")
+    >>> rule.test("Mine"), rule.text
+    (True, "one of 'EASE', 'Mine'")
+    """
 
     names: Callable[[], tuple[str, ...]]
 
