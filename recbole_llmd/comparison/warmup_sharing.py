@@ -2,7 +2,7 @@
 
 Until round 1 begins, a run that distils depends on nothing that says how and how long the sides teach each other. What
 one variant is at that moment is therefore what any other would have been there: the first variant leaves its state in
-a file, and the next ones start from it.
+a file, and the next ones go on from it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def warmup_key(config: Config) -> str:
 
 
 def share(trainer: Trainer, folder: str | Path, mask_history: bool) -> float | None:
-    """Let ``trainer`` start from the warm-up in ``folder``, or leave its own there.
+    """Let ``trainer`` begin with the warm-up in ``folder``, or leave its own there.
 
     Args:
         trainer: any trainer; nothing is shared by one that has no warm-up.

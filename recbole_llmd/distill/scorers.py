@@ -120,9 +120,9 @@ class CRMScorer:
         longest = int(length.max())
         positions = torch.arange(longest, device=seq.device) < length.unsqueeze(1)
         window = {**batch.interaction, crm.ITEM_SEQ: seq[:, :longest]}
-        row, column = positions.nonzero(as_tuple=True)
-        prefixes = torch.where(torch.arange(seq.shape[1], device=seq.device) <= column.unsqueeze(1), seq[row], 0)
-        one_by_one = batch[row]
+        history, column = positions.nonzero(as_tuple=True)
+        prefixes = torch.where(torch.arange(seq.shape[1], device=seq.device) <= column.unsqueeze(1), seq[history], 0)
+        one_by_one = batch[history]
         one_by_one.update(Interaction({crm.ITEM_SEQ: prefixes, crm.ITEM_SEQ_LEN: column + 1}))
         try:
             together = self._window_scores(crm, Interaction(window), positions)

@@ -26,7 +26,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "gguf")  # whose versions ca
 
 
 class TextEncoder:
-    """Encodes the texts of items by a whole language model (before any of its layers are cut), and caches the vectors.
+    """Encodes the texts of items by a language model before any of its layers are cut, and caches the vectors.
 
     A text's vector is the mean of the model's last hidden states over its tokens (all layers), each token weighted by
     its inverse document frequency over the texts, so that a rare word counts for more than a brand of a thousand
@@ -87,7 +87,7 @@ class TextEncoder:
         """
         path = self.cache_file(texts, cache_dir)
         if path.is_file():
-            getLogger().info(f"Item texts: encoded vectors found in {path}")
+            getLogger().info(f"Item texts: the encoded vectors are in {path}")
             return load_file(path)["vectors"]
         vectors = _standardise(self._encode(texts, show_progress))
         with atomic_write(path) as temporary:

@@ -48,11 +48,16 @@ class SideTrainer(Trainer):
         ema_decay: the decay of the averaged weights, which are those that are evaluated and kept.
 
     Attributes:
-        path (TrainingPath): how the model is trained; None before :meth:`prepare`.
-        objective (Objective): what is minimised; None before :meth:`prepare`.
-        figures (list of dict): those of every epoch so far, in order.
-        on_epoch_begin (callable): called with the number of every epoch before its first batch, or None.
+        objective: what is minimised; there is none before :meth:`prepare`.
+        figures: those of every epoch so far, in order.
+        on_epoch_begin: called with the number of every epoch before its first batch, or None.
     """
+
+    logger: Any
+    tensorboard: Any
+    best_valid_score: float
+    best_valid_result: dict[str, float] | None
+    objective: Objective
 
     def __init__(self, config: Config, model: SequentialRecommender, side: str, ema_decay: float = 0.0) -> None:
         super().__init__(config, model)
@@ -60,10 +65,9 @@ class SideTrainer(Trainer):
         self.average = WeightAverage(model, ema_decay)
         self.eval_collector = ChunkedCollector(config)
         self.tensorboard = _SideWriter(self.tensorboard, side)
-        self.logger = _LabelledLogger(self.logger, {"label": side})
+        self.logger = _LabelledLogger(self.logger, side)
         self.phase_index, self.label = 0, side
-        self.path: TrainingPath | None = None
-        self.objective: Objective | None = None
+        self._path: TrainingPath | None = None
         self.initial_state = copy.deepcopy(model.state_dict())
         self.best_state: dict[str, Tensor] | None = None
         # Best weights, score and result of the phases before a restarted one.
@@ -73,8 +77,19 @@ class SideTrainer(Trainer):
 
     def prepare(self, path: TrainingPath) -> None:
         """Train the model on ``path`` from here on."""
-        self.path = path
+        self._path = path
         self.objective = self.own_objective()
+
+    @property
+    def path(self) -> TrainingPath:
+        """How the model is trained.
+
+        Raises:
+            RuntimeError: before :meth:`prepare`.
+        """
+        if self._path is None:
+            raise RuntimeError(f"{self.side}: has no training path yet; call prepare first.")
+        return self._path
 
     def own_objective(self) -> Objective:
         """What the side minimises without a teacher."""
@@ -107,7 +122,7 @@ class SideTrainer(Trainer):
             self.best_state, self.best_valid_result = None, None
             self.best_valid_score = -np.inf if self.valid_metric_bigger else np.inf
         self.phase_index, self.label = run.index, run.label
-        self.logger.extra["label"] = run.label
+        self.logger.label = run.label
         self.tensorboard.offset = len(self.figures)
         self.start_epoch, self.epochs, self.cur_step = 0, run.epochs, 0
         self.eval_step = min(self.config["eval_step"], max(1, run.epochs))
@@ -170,7 +185,7 @@ class SideTrainer(Trainer):
         return score, result
 
     def _full_sort_batch_eval(self, batched_data: tuple[Any, ...]) -> tuple[Any, ...]:
-        with contextlib.nullcontext() if self.path is None else self.path.evaluation():
+        with contextlib.nullcontext() if self._path is None else self._path.evaluation():
             return super()._full_sort_batch_eval(batched_data)
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
@@ -219,8 +234,12 @@ class SideTrainer(Trainer):
 class _LabelledLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # no parameters at run time before 3.11
     """Puts the phase in front of every line."""
 
+    def __init__(self, logger: logging.Logger, label: str) -> None:
+        super().__init__(logger, {})
+        self.label = label
+
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        return f"{set_color(self.extra['label'], 'cyan')}: {msg}", kwargs
+        return f"{set_color(self.label, 'cyan')}: {msg}", kwargs
 
 
 class _SideWriter:

@@ -162,8 +162,9 @@ def _texts_are_read_as_tokens(model, usual):
 
 
 def _texts_are_others(model, usual):
+    """The genre alone is a text too, of items that have no title."""
     assert not torch.allclose(model.text, usual.text, atol=0.1)
-    assert torch.equal(model.text.any(1), usual.text.any(1))
+    assert model.text.any(1).sum() > usual.text.any(1).sum()
 
 
 @pytest.mark.parametrize(
@@ -367,7 +368,7 @@ def test_cached_text_vectors_are_those_that_are_used(build, settings, workdir):
 
 def test_texts_are_encoded_by_the_uncut_model(build, settings):
     """The text vectors do not depend on how many layers are kept afterwards."""
-    texts = [build(settings, llm_layers=layers, llm_cache_dir=f"{layers}")[2].text for layers in (0, 1)]
+    texts = [build(settings, llm_layers=layers, llm_cache_dir=f"texts-{layers}")[2].text for layers in (0, 1)]
     assert torch.equal(*texts)
 
 
