@@ -25,6 +25,7 @@ def read_atomic_file(path: str | PathLike[str], config: Mapping[str, Any]) -> tu
     Raises:
         DataError: if the file is empty, in another encoding, or has lines with more fields than its head.
 
+    >>> from pathlib import Path
     >>> _ = Path("toy.item").write_text("item_id:token,title:token_seq\n7,NA\n")
     >>> frame, types = read_atomic_file("toy.item", {"field_separator": ",", "encoding": "utf-8"})
     >>> frame.to_dict("records"), types

@@ -231,7 +231,7 @@ class SideTrainer(Trainer):
         self.average.load_state_dict(progress["average"])
 
 
-class _LabelledLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # no parameters at run time before 3.11
+class _LabelledLogger(logging.LoggerAdapter):  # no parameters at run time before Python 3.11
     """Puts the phase in front of every line."""
 
     def __init__(self, logger: logging.Logger, label: str) -> None:
