@@ -72,7 +72,9 @@ def run(task: Task) -> tuple[Record, dict[str, Array]]:
         _, best_valid = trainer.fit(train, valid, saved=True, show_progress=show, callback_fn=validated)
         fit_seconds = time.perf_counter() - fit_started
         test_result, per_user = _evaluate(trainer, test)
-    complete_fit = not config["resume"] and warmup_seconds is not None  # all of it in this process or known
+    train_seconds = None  # where not all of it was in this process or is known
+    if not config["resume"] and warmup_seconds is not None:
+        train_seconds = build_seconds + fit_seconds + warmup_seconds
     record = {
         "data": cell_metrics.data_facts(*loaders),
         "best_valid_result": best_valid,
@@ -81,7 +83,7 @@ def run(task: Task) -> tuple[Record, dict[str, Array]]:
         "curve": [] if "distillation" in extra else curve,  # there, every figure names its side and phase
         "cost": {
             "build_seconds": build_seconds,
-            "train_seconds": build_seconds + fit_seconds + warmup_seconds if complete_fit else None,
+            "train_seconds": train_seconds,
             "shared_warmup_seconds": warmup_seconds,
             "serving_microseconds": cell_metrics.serving_microseconds(trainer, test),
             "peak_bytes": peak_bytes(),
