@@ -69,7 +69,7 @@ def run(task: Task) -> tuple[Record, dict[str, Array]]:
         _, best_valid = trainer.fit(train, valid, saved=True, show_progress=show, callback_fn=validated)
         fit_seconds = time.perf_counter() - fit_started
         test_result, per_user = _evaluate(trainer, test)
-    train_seconds = None  # known where all of it was in this process, or the shared part of it is known
+    train_seconds = None  # where not all of it was in this process or is known
     if not config["resume"] and warmup_seconds is not None:
         train_seconds = build_seconds + fit_seconds + warmup_seconds
     record = {
