@@ -51,25 +51,25 @@ def recbole_trainer(config: Config, train: Loader) -> Trainer:
 def crm_side(config: Config, train: Loader) -> SideTrainer:
     """A new CRM as one side of LLMD4Rec, ready to be trained alone over windows."""
     from recbole_llmd.config import load_properties
-    from recbole_llmd.data.windows import add_row_numbers
-    from recbole_llmd.distill.scorers import CRMScorer
+    from recbole_llmd.distill.training_path import crm_path
     from recbole_llmd.trainer.side_trainer import SideTrainer
 
     model = recbole_trainer(config, train).model
-    side = SideTrainer(config, model, "CRM", load_properties("LLMD4Rec")["crm_window_overlap"])
-    add_row_numbers(train.dataset)
-    side.prepare(CRMScorer(model, train.dataset, train), train)
+    side = SideTrainer(config, model, "CRM")
+    side.prepare(crm_path(model, config, train, load_properties("LLMD4Rec")["crm_window_overlap"]))
     return side
 
 
 def both_sides(config: Config, train: Loader) -> LLMD4RecTrainer:
     """A new LLMD4Rec's trainer with its sides ready to be trained, as its ``fit`` makes them."""
-    from recbole_llmd.data.windows import add_row_numbers
-    from recbole_llmd.distill.scorers import CRMScorer, LLMScorer
-
     trainer: LLMD4RecTrainer = recbole_trainer(config, train)
-    add_row_numbers(train.dataset)
-    crm, llm = trainer.model.crm, trainer.model.llm
-    trainer.sides["CRM"].prepare(CRMScorer(crm, train.dataset, train), train)
-    trainer.sides["LLM"].prepare(LLMScorer(llm), train)
+    trainer.prepare(train)
     return trainer
+
+
+def train_alone(side: SideTrainer, epochs: int, train: Loader, valid: Loader) -> None:
+    """Train a side without a teacher, to its early stop; it has its best weights then."""
+    from recbole_llmd.trainer.phase_run import FitArguments, PhaseRun
+
+    fit = FitArguments(train, valid, verbose=False)
+    side.run_phase(PhaseRun(index=0, label=side.side, epochs=epochs, objective=side.own_objective(), fit=fit))

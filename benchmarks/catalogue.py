@@ -19,9 +19,11 @@ from timing import in_own_process, peak_gib, timed
 
 if TYPE_CHECKING:
     from recbole.config import Config
+    from recbole.data.dataloader import AbstractDataLoader as Loader
     from recbole.data.dataset import Dataset
 
-    from recbole_llmd.data.windows import Windows
+    from recbole_llmd.distill.training_path import WindowPath
+    from recbole_llmd.trainer.llmd4rec import LLMD4RecTrainer
 
 SEED = 2020
 HISTORY = 20  # interactions per user on average
@@ -78,34 +80,38 @@ def draw_text_vectors(config: Config, dataset: Dataset) -> None:
     from safetensors.torch import save_file
 
     from recbole_llmd.data.item_text import load_item_texts
-    from recbole_llmd.llm import backbone, text_encoder
+    from recbole_llmd.llm import backbone
+    from recbole_llmd.llm.text_encoder import TextEncoder
 
     texts, name = load_item_texts(config, dataset), config["llm_model"]
     dtype = backbone.dtype_of(config["llm_dtype"], config["device"])
-    vectors = torch.randn(len(texts), backbone.load_backbone(name, dtype).config.hidden_size)
-    folder = Path(config["llm_cache_dir"])
-    folder.mkdir(parents=True)
-    save_file({"vectors": vectors}, folder / f"{text_encoder.cache_key(name, texts, dtype)}.safetensors")
+    model = backbone.load_backbone(name, dtype)
+    encoder = TextEncoder(name, model, config["device"], config["llm_text_batch_size"])
+    file = encoder.cache_file(texts, config["llm_cache_dir"])
+    file.parent.mkdir(parents=True)
+    save_file({"vectors": torch.randn(len(texts), model.config.hidden_size)}, file)
 
 
-def sample_of(windows: Windows, count: int) -> Windows:
-    """``count`` of the windows at random."""
+def few_windows(path: WindowPath, count: int, config: Config) -> WindowPath:
+    """A training path over ``count`` of the windows at random."""
     import numpy as np
 
+    from recbole_llmd.data.windows import WindowLoader
+    from recbole_llmd.distill.training_path import WindowPath
+
+    windows = path.windows.windows
     chosen = np.random.default_rng(SEED).permutation(len(windows.lengths))[:count]
-    return dataclasses.replace(windows, **{name: value[chosen] for name, value in vars(windows).items()})
+    few = dataclasses.replace(windows, **{name: value[chosen] for name, value in vars(windows).items()})
+    return WindowPath(path.scorer, WindowLoader(few, config, config["train_batch_size"]))
 
 
 def point(items: int, users: int, layers: int, settings: Settings) -> Figures:
     """Seconds, bytes and peak memory of every step of a run, at one point of the curve."""
-    from recbole_llmd.data.windows import WindowLoader
-    from recbole_llmd.trainer.llmd4rec import Phase
-
     with tempfile.TemporaryDirectory() as folder:
         data = write_synthetic(Path(folder), users, items)
         windows = settings.pop("windows", None)
         config, (train, valid, _) = build({**data, "llm_layers": layers, **settings}, "LLMD4Rec")
-        figures = {
+        figures: Figures = {
             "items with padding": train.dataset.item_num,
             "samples": len(train.dataset),
             "teacher's items kept": None,
@@ -115,35 +121,43 @@ def point(items: int, users: int, layers: int, settings: Settings) -> Figures:
         trainer = both_sides(config, train)
         for side in trainer.sides.values():
             side.eval_collector.data_collect(train)
-        if windows:
-            for side in trainer.sides.values():
-                everything = side.window_loader.windows
-                sampled = sample_of(everything, int(windows))
-                side.window_loader = WindowLoader(sampled, side.config, side.config["train_batch_size"])
-                figures["share of samples trained"] = (sampled.rows >= 0).sum() / (everything.rows >= 0).sum()
-
-        def step(name: str, call: Callable[[], Any]) -> Any:
-            result, seconds, _ = timed(call)
-            figures[f"{name} s"] = seconds
-            figures["peak GiB"][name] = peak_gib()
-            return result
-
         peak_gib()
-        for student, teacher in (("CRM", "LLM"), ("LLM", "CRM")):
-            side = trainer.sides[student]
-            step(f"{student} epoch", functools.partial(side._train_epoch, train, 0))
-            side.objective = step(
-                f"{teacher} teacher pass",
-                functools.partial(trainer._objective, Phase(1, student, 1, True), train, False),
-            )
-            step(f"{student} epoch, taught", functools.partial(side._train_epoch, train, 1))
-            cache = side.objective.teacher
-            figures["teacher's items kept"] = cache.logp.shape[1]
-            figures["teacher cache bytes"] = cache.logp.nbytes + (0 if cache.items is None else cache.items.nbytes)
-            step(f"{student} validation", functools.partial(side.evaluate, valid, load_best_model=False))
-            side.objective = None
+        for student in ("CRM", "LLM"):
+            steps_of(trainer, student, train, valid, windows and int(windows), figures)
         figures["peak GiB"]["all"] = max(figures["peak GiB"].values())
         return figures
+
+
+def steps_of(
+    trainer: LLMD4RecTrainer, student: str, train: Loader, valid: Loader, windows: int | None, figures: Figures
+) -> None:
+    """Add to ``figures`` what one side's epochs, its teacher's pass and its validation cost."""
+    from recbole_llmd.distill.training_path import WindowPath
+    from recbole_llmd.trainer.llmd4rec import Phase
+
+    def step(name: str, call: Callable[[], Any]) -> Any:
+        result, seconds, _ = timed(call)
+        figures[f"{name} s"] = seconds
+        figures["peak GiB"][name] = peak_gib()
+        return result
+
+    side, phase = trainer.sides[student], Phase(1, student, 1, True)
+    complete = side.path
+    assert isinstance(complete, WindowPath)  # a causal CRM, and the LLM
+    if windows:
+        few = few_windows(complete, windows, side.config)
+        side.prepare(few)
+        figures["share of samples trained"] = few.windows.windows.n_samples / complete.windows.windows.n_samples
+    step(f"{student} epoch", functools.partial(side._train_epoch, train, 0))
+    objective = side.objective = step(
+        f"{phase.teacher} teacher pass", functools.partial(trainer.objective_for, phase, train.dataset)
+    )
+    step(f"{student} epoch, taught", functools.partial(side._train_epoch, train, 1))
+    cache = objective.teacher
+    figures["teacher's items kept"] = cache.logp.shape[1]
+    figures["teacher cache bytes"] = cache.logp.nbytes + (0 if cache.items is None else cache.items.nbytes)
+    step(f"{student} validation", functools.partial(side.evaluate, valid, load_best_model=False))
+    side.prepare(complete)  # all of it, for the other side to be taught
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def main() -> None:
         config=settings_of(Config(config_dict=dict(settings))),
         seconds=round(seconds, 1),
         phases=phases(result["distillation"]),
-        **{"peak memory GiB": round(peak_bytes() / 2**30, 2)},
+        peak_gib=round(peak_bytes() / 2**30, 2),
         result={key: result[key] for key in ("best_valid_result", "test_result", "llm")},
     )
 

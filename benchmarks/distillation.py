@@ -34,9 +34,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from unittest import mock
 
-from bench_setup import Figures, Settings, both_sides, build, crm_side, facts, recbole_trainer
+from bench_setup import Figures, Settings, both_sides, build, crm_side, facts, recbole_trainer, train_alone
 from catalogue import catalogue
 from llm_epoch import llm_epoch, llm_quality
 from record import read_arguments, write_record
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from recbole.data.dataloader import AbstractDataLoader as Loader
     from recbole.data.interaction import Interaction
     from recbole.model.abstract_recommender import AbstractRecommender
+
+    from recbole_llmd.distill.training_path import TrainingPath
 
 NEVER = 10**6  # a stopping_step that no run reaches
 BATCHES = (1, 256)  # users served together
@@ -65,7 +68,9 @@ def crm_epoch(settings: Settings) -> Figures:
     side = crm_side(config, train)
     side._train_epoch(train, 0)  # the memory that later epochs find
     ours = medians([functools.partial(side._train_epoch, train, epoch) for epoch in range(1, repeats + 1)])
-    steps = {"RecBole": len(train), "ours": len(side.window_loader)}
+    path = side.path
+    assert path is not None  # crm_side has prepared it
+    steps = {"RecBole": len(train), "ours": len(path.loader(config["seed"]))}
     return {
         **facts(config, train),
         "steps": steps,
@@ -99,9 +104,7 @@ def our_quality(config: Config, loaders: tuple[Loader, Loader, Loader]) -> Figur
     """Our recipe until its early stop."""
     train, valid, test = loaders
     side = crm_side(config, train)
-    side.begin(0, "CRM", config["epochs"])
-    _, seconds, _ = timed(lambda: side.fit(train, valid, verbose=False))
-    side.restore_best()
+    _, seconds, _ = timed(lambda: train_alone(side, config["epochs"], train, valid))
     results = [side.evaluate(loader, load_best_model=False) for loader in (valid, test)]
     return quality(seconds, len(side.figures), *results)
 
@@ -128,7 +131,7 @@ def recbole_quality(config: Config, train: Loader, valid: Loader, test: Loader, 
     if last.exists():
         trainer.resume_checkpoint(last)
         first = trainer.start_epoch
-        epochs = [epoch for epoch in json.loads(log.read_text()) if epoch["epoch"] < first]
+        epochs = [epoch for epoch in json.loads(log.read_text())["epochs"] if epoch["epoch"] < first]
         init_seed(config["seed"] + first, config["reproducibility"])
         train.generator.manual_seed(config["seed"] + first)
     trainer.saved_model_file = str(folder / "best.pth")
@@ -140,7 +143,7 @@ def recbole_quality(config: Config, train: Loader, valid: Loader, test: Loader, 
         now = time.perf_counter()
         epochs.append({"epoch": epoch, "s": now - started, "valid": score})
         print({"RecBole": epochs[-1]}, flush=True)
-        write_json(log, epochs)
+        write_json(log, {"epochs": epochs})
         trainer._save_checkpoint(epoch, verbose=False, saved_model_file=str(last))
         started = time.perf_counter()
 
@@ -185,8 +188,7 @@ def sides_alone(config: Config, loaders: tuple[Loader, Loader, Loader]) -> dict[
         "CRM": config["crm_warmup_epochs"] + rounds * config["epochs"],
     }
     for name, side in both_sides(config, train).sides.items():
-        side.begin(0, name, epochs[name])
-        _, seconds, processor = timed(functools.partial(side.fit, train, valid, verbose=False))
+        _, seconds, processor = timed(functools.partial(train_alone, side, epochs[name], train, valid))
         alone[name] = {"epochs": epochs[name], "s": seconds, "processor s": processor}
     return alone
 
@@ -199,24 +201,11 @@ def teacher_passes() -> Iterator[dict[str, float]]:
     seconds: dict[str, float] = {}
     fill = TeacherCache.fill
 
-    def timed_fill(
-        self: TeacherCache,
-        scorer: Any,
-        loader: Any,
-        dataset: Any,
-        batch_size: int,
-        label: str,
-        show_progress: bool = False,
-    ) -> None:
-        seconds[f"{label} ({len(seconds) + 1})"] = timed(
-            lambda: fill(self, scorer, loader, dataset, batch_size, label, show_progress)
-        )[1]
+    def timed_fill(cache: TeacherCache, teacher: TrainingPath, label: str, show_progress: bool = False) -> None:
+        _, seconds[f"{label} ({len(seconds) + 1})"], _ = timed(lambda: fill(cache, teacher, label, show_progress))
 
-    TeacherCache.fill = timed_fill
-    try:
+    with mock.patch.object(TeacherCache, "fill", timed_fill):
         yield seconds
-    finally:
-        TeacherCache.fill = fill
 
 
 def serving(settings: Settings) -> Figures:
@@ -228,7 +217,7 @@ def serving(settings: Settings) -> Figures:
     # isort: split
     from recbole.quick_start import load_data_and_model, run_recbole
 
-    from recbole_llmd.quick_start import export
+    from recbole_llmd import export
 
     crm, repeats = settings.pop("crm", "SASRec"), int(settings.pop("repeats", 100))
     short = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import json
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from timing import in_own_process, medians, ratios
 
 if TYPE_CHECKING:
     import torch
+    from recbole.config import Config
     from recbole.data.dataloader import AbstractDataLoader as Loader
     from recbole.data.interaction import Interaction
 
@@ -95,23 +97,38 @@ def epoch_seconds(settings: Settings, repeats: int, batches: int) -> Figures:
     config, (train, _, _) = build(settings, "LLMRec")
     from recbole.trainer import Trainer
 
-    from recbole_llmd.data.windows import add_row_numbers
-    from recbole_llmd.distill.scorers import LLMScorer
-
     trainer = recbole_trainer(config, train)
-    add_row_numbers(train.dataset)
-    trainer.prepare(LLMScorer(trainer.model), train)
+    steps = prepare(trainer, config, train)
     about = {"precision": str(trainer.model.input_dtype), "layers": config["llm_layers"]}
     if not batches:
-        steps = {"steps": len(trainer.window_loader)}
         trainer._train_epoch(train, 0)  # the memory that later epochs find
         figures = medians([functools.partial(trainer._train_epoch, train, epoch) for epoch in range(1, repeats + 1)])
-        return {**about, **steps, **figures, "shares": shares(trainer, train)}
+        return {**about, "steps": steps, **figures, "shares": shares(trainer, train)}
     timed_batches = list(islice(train, batches))  # of a shuffled epoch: a random sample
     figures = medians([functools.partial(Trainer._train_epoch, trainer, timed_batches, 0)])
     factor = len(train) / len(timed_batches)
     figures.update({key: factor * figures[key] for key in ("s", "processor s")})
     return {**about, "steps": len(train), **figures, "extrapolated from steps": len(timed_batches)}
+
+
+def prepare(trainer: LLMRecTrainer, config: Config, train: Loader) -> int:
+    """Let the trainer make its windows, as its ``fit`` does; returns how many steps an epoch has."""
+    try:
+        from recbole_llmd.distill.training_path import llm_path
+    except ImportError:  # the first version
+        return _prepare_first_version(trainer, train)
+    path = llm_path(trainer.model, config, train, config["llm_window_overlap"])
+    trainer.prepare(path)
+    return len(path.loader(config["seed"]))
+
+
+def _prepare_first_version(trainer: Any, train: Loader) -> int:
+    from recbole_llmd.distill.scorers import LLMScorer
+
+    windows: Any = importlib.import_module("recbole_llmd.data.windows")
+    windows.add_row_numbers(train.dataset)
+    trainer.prepare(LLMScorer(trainer.model), train)
+    return len(trainer.window_loader)
 
 
 def fit(settings: Settings) -> Figures:
@@ -130,7 +147,7 @@ def fit(settings: Settings) -> Figures:
         return {"epochs": epochs, "test": trainer.evaluate(test)}
 
 
-def shares(trainer: LLMRecTrainer, train: Loader) -> dict[str, float]:
+def shares(trainer: Any, train: Loader) -> dict[str, float]:
     """The shares of an epoch's time: the backbone and what comes before and after it, forward and backward."""
     backbone, optimizer = trainer.model.backbone, trainer.optimizer
     spent: dict[str, float] = {}
