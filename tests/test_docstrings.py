@@ -36,10 +36,15 @@ def public_classes(module):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_run(name):
+def test_examples_run(name, fast, build):
+    """Examples of models have ``small``, settings of a run that takes a second, and ``build`` of tests/conftest.py."""
+    run_examples(name, {"small": fast, "build": build})
+
+
+def run_examples(name, given):
     module, report = importlib.import_module(name), io.StringIO()
     runner = doctest.DocTestRunner(optionflags=FLAGS)
-    for example in doctest.DocTestFinder(exclude_empty=True).find(module):
+    for example in doctest.DocTestFinder(exclude_empty=True).find(module, extraglobs=given):
         runner.run(example, out=report.write)
     assert runner.summarize(verbose=False).failed == 0, report.getvalue()
 
@@ -56,4 +61,4 @@ def test_the_examples_are_run(tmp_path, monkeypatch):
     (tmp_path / "wrong_example.py").write_text('class Sum:\n    """>>> 1 + 1\n    3\n    """\n')
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(AssertionError, match=r"Expected:\s+3\s+Got:\s+2"):
-        test_examples_run("wrong_example")
+        run_examples("wrong_example", {})

@@ -43,7 +43,16 @@ class WindowScorer(Protocol):
 
 
 class LLMScorer:
-    """The LLM recommender, which scores windows."""
+    """The LLM recommender, which scores windows.
+
+    >>> from recbole_llmd.data.windows import WindowLoader, build_windows, number_samples
+    >>> config, (train, _, _), llm = build(small, model="LLMRec")
+    >>> number_samples(train.dataset)
+    >>> batch = next(iter(WindowLoader(build_windows(train.dataset), config, 64)))
+    >>> outputs, items, _ = LLMScorer(llm).window_factors(batch)
+    >>> len(outputs) == int(positions_of(batch)[0].sum()), len(items) == train.dataset.item_num
+    (True, True)
+    """
 
     def __init__(self, llm: Any) -> None:
         self.model = llm
@@ -76,6 +85,13 @@ class CRMScorer:
 
     Raises:
         ModelError: if the model cannot score all items for a history, with its name and the reason.
+
+    >>> for name in ("SASRec", "BERT4Rec"):  # build makes Config, loaders and model; small: a tiny dataset
+    ...     _, (train, _, _), crm = build(small, model=name)
+    ...     scorer = CRMScorer(crm, train.dataset, train)
+    ...     print(name, scorer.causal, scorer.by_product)
+    SASRec True True
+    BERT4Rec False False
     """
 
     def __init__(self, crm: SequentialRecommender, dataset: SequentialDataset, loader: TrainDataLoader) -> None:

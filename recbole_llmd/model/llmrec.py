@@ -41,6 +41,11 @@ class LLMRec(SequentialRecommender):
 
     An item that has a text and is the target of no training sample is known by its text alone: it has no embedding, and
     the loss does not count it among the items that were not chosen.
+
+    >>> from recbole.quick_start import run_recbole  # small: a tiny dataset and language model, small sizes
+    >>> result = run_recbole(model="LLMRec", config_dict={**small, "epochs": 2})
+    >>> sorted(result["test_result"])
+    ['ndcg@10', 'recall@10']
     """
 
     def __init__(self, config: Config, dataset: SequentialDataset) -> None:

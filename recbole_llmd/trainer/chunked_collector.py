@@ -13,6 +13,16 @@ class ChunkedCollector(Collector):
     """RecBole's collector, over chunks of a batch of users.
 
     It makes tensors of the scores' shape ``[users, n_items]`` that take four times the scores' memory.
+
+    >>> import torch
+    >>> config, _, _ = build(small, model="SASRec")
+    >>> collector = ChunkedCollector(config)
+    >>> scores = torch.eye(1000)  # every user prefers the item of the same number
+    >>> users = Interaction({"user_id": torch.arange(1000)})
+    >>> collector.eval_batch_collect(scores, users, torch.arange(1000), torch.arange(1000))
+    >>> collected = collector.get_data_struct().get("rec.topk")  # per user: hits of the ten places, relevant items
+    >>> collected.shape, bool(collected[:, 0].all())
+    (torch.Size([1000, 11]), True)
     """
 
     def eval_batch_collect(

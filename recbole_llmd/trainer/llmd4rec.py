@@ -94,7 +94,12 @@ def plan(config: Config) -> list[Phase]:
 
 @dataclass(frozen=True)
 class Progress:
-    """A run at the moment before ``epoch`` of phase ``phase`` (None: before that phase begins)."""
+    """A run at the moment before ``epoch`` of phase ``phase`` (None: before that phase begins).
+
+    >>> Progress(1, None, {"CRM": {}, "LLM": {"cur_step": 2}}).write("run.pth")
+    >>> Progress.read("run.pth", torch.device("cpu"))
+    Progress(phase=1, epoch=None, sides={'CRM': {}, 'LLM': {'cur_step': 2}})
+    """
 
     phase: int
     epoch: int | None
