@@ -17,6 +17,7 @@ from recbole_llmd import quick_start
 from recbole_llmd.errors import SettingsError
 from recbole_llmd.llm.text_match import whitened
 from recbole_llmd.trainer.llmd4rec import Phase, plan
+from tests.helpers.ids import stable_id
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -190,7 +191,7 @@ def _every_second_epoch_of_the_crm_is_validated(result, baseline):
             [_only_the_llm_learns_otherwise, _every_second_epoch_of_the_crm_is_validated],
         ),
     ],
-    ids=str,
+    ids=stable_id,
 )
 def test_every_setting_acts(fast_distill, baseline, more, effects):
     """A run with it goes to its end, and differs from one without it in what the setting is there for."""
@@ -289,7 +290,7 @@ def test_rounds_restart_or_go_on(build, fast_distill, side):
         ({"distill_text_start": 0}, False),
         ({"distill_restart": False}, False),
     ],
-    ids=str,
+    ids=stable_id,
 )
 def test_a_taught_crm_starts_from_the_texts(build, fast_distill, more, by_text):
     """The item embeddings lie to each other as the texts do; a CRM that nobody teaches starts as it would alone."""

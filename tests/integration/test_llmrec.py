@@ -20,6 +20,7 @@ from recbole_llmd.llm import backbone, text_encoder
 from recbole_llmd.model import llmrec
 from recbole_llmd.model.llmrec import LLMRec
 from tests.helpers.crm_contract import compare_with_prefixes
+from tests.helpers.ids import stable_id
 
 
 @pytest.fixture
@@ -177,7 +178,7 @@ def _texts_are_others(model, usual):
         ({"llm_input": "prompt"}, _texts_are_read_as_tokens),
         ({"item_text_template": "{genre}: {title}"}, _texts_are_others),
     ],
-    ids=str,
+    ids=stable_id,
 )
 def test_every_setting_of_the_model_acts(build, settings, any_llm, more, effect):
     """A run with it goes to its end, and its model differs from the usual one in what the setting is there for."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from recbole_llmd.errors import MappingMismatch, ModelError, RequestError, SettingsError
 from recbole_llmd.unlearning import Unlearner, fingerprint
 from recbole_llmd.unlearning.mapping import ease, itemknn
+from tests.helpers.ids import stable_id
 from tests.helpers.mapping_models import MODELS, dense
 
 
@@ -238,7 +239,9 @@ NOT_NAMES = [  # what is neither a token nor a list of such, nor an internal id 
 
 
 @pytest.mark.parametrize("ids", ["token", "internal"])
-@pytest.mark.parametrize("given", NOT_NAMES, ids=lambda given: f"{type(given).__name__} {given}".replace("\n", ";"))
+@pytest.mark.parametrize(
+    "given", NOT_NAMES, ids=lambda given: stable_id(f"{type(given).__name__} {given}".replace("\n", ";"))
+)
 def test_what_names_no_users_is_refused(trained, given, ids):
     engine = engine_of(trained, "EASE")
     before = snapshot(engine)
