@@ -47,6 +47,11 @@ def read_atomic_file(path: str | PathLike[str], config: Mapping[str, Any]) -> tu
             f"{path} cannot be read as an atomic file with field_separator = {config['field_separator']!r} and "
             f"encoding = {config['encoding']!r}: {error}. Mend the file, or set these two as it is written."
         ) from error
+    if len(frame) and not isinstance(frame.index, pd.RangeIndex):  # of the first fields of longer lines, by pandas
+        raise DataError(
+            f"{path} cannot be read as an atomic file with field_separator = {config['field_separator']!r}: its lines "
+            "have more fields than its head. Mend the file, or set the separator as it is written."
+        )
     head = [column.split(":") for column in frame.columns]
     frame.columns = [name for name, *_ in head]
     return frame.fillna(""), {name: kind[0] if kind else "" for name, *kind in head}

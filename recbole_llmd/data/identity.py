@@ -7,7 +7,7 @@ of that file moved has other people under the same numbers, and nothing in RecBo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING
@@ -51,11 +51,16 @@ class DataIdentity:
 
     @classmethod
     def of(cls, dataset: Dataset, X: sp.spmatrix | None = None) -> DataIdentity:
-        """The identity of RecBole's training ``dataset``; ``X`` [n_users, n_items] are its interactions, if at hand."""
+        """The identity of RecBole's training ``dataset``; ``X`` [n_users, n_items] are its interactions, if at hand.
+
+        Tokens that :func:`add_tokens` added are no part of it: the data files do not have them.
+        """
         users, items = (
-            tuple(map(str, dataset.field2id_token[name])) for name in (dataset.uid_field, dataset.iid_field)
+            tuple(map(str, dataset.field2id_token[name][: _count_in_files(dataset, name)]))
+            for name in (dataset.uid_field, dataset.iid_field)
         )
         X = sp.csr_matrix(dataset.inter_matrix(form="csr") if X is None else X, copy=True)
+        X.resize(len(users), len(items))
         X.sum_duplicates()
         X.eliminate_zeros()
         digest = hashlib.sha256()
@@ -85,6 +90,19 @@ class DataIdentity:
                 if before != now:
                     return f"{kind} {number} (internal id) was {before!r} and is {now!r}"
         return None if self.sha256 == other.sha256 else "the training interactions are others"
+
+
+def add_tokens(dataset: Dataset, field: str, tokens: Sequence[str]) -> None:
+    """Let ``dataset`` know ``tokens`` that its files do not have, as the next internal ids of ``field``."""
+    first, names = len(dataset.field2id_token[field]), dataset.field2id_token
+    dataset.counts_in_files = {**getattr(dataset, "counts_in_files", {}), field: _count_in_files(dataset, field)}
+    dataset.field2token_id[field].update({token: first + i for i, token in enumerate(tokens)})
+    names[field] = np.append(names[field], tokens) if len(tokens) else names[field]
+
+
+def _count_in_files(dataset: Dataset, field: str) -> int:
+    """How many tokens of ``field`` are those of the data files (and RecBole's padding): the first ones."""
+    return int(getattr(dataset, "counts_in_files", {}).get(field, len(dataset.field2id_token[field])))
 
 
 def add_identity(checkpoint: str | PathLike[str], identity: DataIdentity) -> None:

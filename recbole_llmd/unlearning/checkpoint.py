@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 import torch
+from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
 from recbole_llmd.atomic_write import atomic_write
-from recbole_llmd.data.identity import KEY, DataIdentity
+from recbole_llmd.data.identity import KEY, DataIdentity, add_tokens
 from recbole_llmd.errors import CheckpointError
 from recbole_llmd.registry import mapping_module
 from recbole_llmd.unlearning.mapping.correction import MappingModel
@@ -26,13 +27,12 @@ if TYPE_CHECKING:
     from recbole_llmd.unlearning.unlearner import Unlearner
 
 
-class Loaded(NamedTuple):
+class _Loaded(NamedTuple):
     """A model from its checkpoint, with its training dataset (and the tokens that the model grew by)."""
 
     model: GeneralRecommender
     dataset: Dataset
     content: dict[str, Any]
-    identity: DataIdentity
 
 
 class _OneByOne:
@@ -53,22 +53,27 @@ class _OneByOne:
         return sp.csr_matrix((1, 1), dtype=np.float32).asformat(form)
 
 
-def load(path: str | PathLike[str]) -> Loaded:
+def load(path: str | PathLike[str]) -> _Loaded:
     """The model of a checkpoint that RecBole or :func:`save` wrote.
 
     Raises:
-        CheckpointError: if there is no such file, RecBole did not write it, or the data are no longer those that the
-            model was trained on.
+        CheckpointError: if there is no such file, RecBole did not write it, or the data are not there or no longer
+            those that the model was trained on.
         ModelError: if it holds no mapping model.
     """
     content = _read(path)
     config, stored = content["config"], content.get("other_parameter") or {}
     mapping = mapping_module(config["model"])
     init_seed(config["seed"], config["reproducibility"])
-    dataset = data_preparation(config, create_dataset(config))[0].dataset
+    try:
+        dataset = data_preparation(config, create_dataset(config))[0].dataset
+    except ValueError as error:
+        raise CheckpointError(
+            f"checkpoint = {str(path)!r}: the data that the model was trained on cannot be read: "
+            f"{' '.join(str(error).split())} Work in the folder of the training, or restore the data."
+        ) from error
     X = dataset.inter_matrix(form="csr").astype(np.float32)
-    identity = DataIdentity.of(dataset, X)
-    difference = _difference(content, mapping, identity, X)
+    difference = _difference(content, mapping, DataIdentity.of(dataset, X), X)
     if difference:
         raise CheckpointError(
             f"checkpoint = {str(path)!r}: the data are not those that the model was trained on: {difference}. Users "
@@ -85,10 +90,8 @@ def load(path: str | PathLike[str]) -> Loaded:
     model.load_state_dict(content["state_dict"])
     model.load_other_parameter(stored)
     for field, tokens in content.get("new_tokens", {}).items():
-        first = len(dataset.field2id_token[field])
-        dataset.field2token_id[field].update({token: first + i for i, token in enumerate(tokens)})
-        dataset.field2id_token[field] = np.append(dataset.field2id_token[field], tokens)
-    return Loaded(model.to(config["device"]), dataset, content, identity)
+        add_tokens(dataset, field, tokens)
+    return _Loaded(model.to(config["device"]), dataset, content)
 
 
 def save(path: str | PathLike[str], engine: Unlearner) -> None:
@@ -115,11 +118,18 @@ def save(path: str | PathLike[str], engine: Unlearner) -> None:
 def _read(path: str | PathLike[str]) -> dict[str, Any]:
     if not os.path.isfile(path):
         raise CheckpointError(f"checkpoint = {str(path)!r}: there is no such file. Give one that RecBole wrote.")
-    # Named by the user, and holding RecBole's pickled Config.
-    content = torch.load(path, map_location="cpu", weights_only=False)
-    if not isinstance(content, dict) or "config" not in content:
-        raise CheckpointError(f"checkpoint = {str(path)!r}: expected a checkpoint that RecBole wrote.")
-    return content
+    try:  # named by the user, and holding RecBole's pickled Config
+        content = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # reading a file that is no pickle, or half of one, can fail in any way
+        raise CheckpointError(
+            f"checkpoint = {str(path)!r}: cannot be read ({type(error).__name__}: {' '.join(str(error).split())}). "
+            "Give a complete file that RecBole wrote."
+        ) from error
+    if isinstance(content, dict):
+        config = content.get("config")
+        if isinstance(config, (Config, Mapping)) and "model" in config:
+            return content
+    raise CheckpointError(f"checkpoint = {str(path)!r}: expected a checkpoint that RecBole wrote.")
 
 
 def _difference(content: Mapping[str, Any], mapping: MappingModel, today: DataIdentity, X: sp.csr_matrix) -> str | None:

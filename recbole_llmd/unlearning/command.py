@@ -34,8 +34,8 @@ def unlearn(
     receipt_file = f"{os.fspath(out)}.receipt.json"
     for path in (os.fspath(out), receipt_file):
         refuse_unwritable(path, "out")
-    if os.path.exists(out) and os.path.exists(forget_file) and os.path.samefile(out, forget_file):
-        raise OutputError(f"out = {str(out)!r}: this is the forget file. Give the corrected model another name.")
+        if os.path.exists(path) and os.path.exists(forget_file) and os.path.samefile(path, forget_file):
+            raise OutputError(f"out = {str(out)!r}: would replace the forget file. Give the model another name.")
     engine = Unlearner.from_checkpoint(checkpoint)
     users, items = read_forget_file(forget_file, engine.config)
     receipt = engine.forget_users(users, strict=strict) if items is None else engine.forget(users, items, strict=strict)

@@ -18,23 +18,27 @@ def read_forget_file(path: str | PathLike[str], config: Config) -> tuple[list[st
 
     Args:
         path: an atomic file with the columns of ``USER_ID_FIELD`` and ``ITEM_ID_FIELD`` (``user_id:token``,
-            ``item_id:token``), or of the users alone, who are then forgotten whole. Other columns are ignored.
+            ``item_id:token``), or of the users alone, who are then forgotten whole. Columns beside
+            users and items are ignored.
         config: the model's Config, for the names of the fields and the separator.
 
     Returns:
         Tokens of the users ``[n]``, and of the items ``[n]`` or None.
 
     Raises:
-        DataError: if there is no such file, or it has no column of users, or a token is missing.
+        DataError: if there is no such file, it has no column of users or two of a kind, has other columns in place of
+            the items, or a token is missing.
     """
     if not os.path.isfile(path):
         raise DataError(f"forget-file = {str(path)!r}: there is no such file. Give an atomic file of what to forget.")
     frame, _ = read_atomic_file(path, config)
     user, item = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
-    if user not in frame.columns:
+    named, others = [list(frame.columns).count(column) for column in (user, item)], len(frame.columns) - 1
+    # Other columns in place of the items may be the items, misspelled: all that the users did would be forgotten.
+    if named[0] != 1 or named[1] > 1 or (not named[1] and others):
         raise DataError(
-            f"forget-file = {str(path)!r}: has the columns {', '.join(frame.columns)}; an atomic file with "
-            f"the header {user}:token, or {user}:token and {item}:token, is needed."
+            f"forget-file = {str(path)!r}: has the columns {', '.join(frame.columns)}; an atomic file with the header "
+            f"{user}:token and {item}:token is needed, or {user}:token alone to forget users whole."
         )
     columns = [column for column in (user, item) if column in frame.columns]
     frame = frame[columns]

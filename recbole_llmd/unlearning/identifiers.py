@@ -73,18 +73,24 @@ class Identifiers:
         """Refuse a request over ``internal_ids`` [n] that adds the tokens ``new``, in the order of their ids.
 
         Raises:
-            RequestError: if an id is neither the model's nor that of a new token, or a new token has no pair, or is
-                not new.
+            RequestError: if an id is neither the model's nor that of a new token, or a new token has no pair, is not
+                new or no text, or the dataset has grown by another model's.
         """
+        known = {PADDING: 0} if self.dataset is None else self.dataset.field2token_id[self.field]
+        if self.dataset is not None and new and len(known) != self.count:
+            raise RequestError(
+                f"new {self.kind}s = {_shown(tuple(new))}: the dataset has {len(known)} {self.kind}s and the model "
+                f"{self.count}, so that another model has grown it. Give each model a dataset of its own."
+            )
         outside = internal_ids[(internal_ids < 1) | (internal_ids >= self.count + len(new))]
         if len(outside):
             raise self._unknown(int(outside[0]))
-        known = self.dataset.field2token_id[self.field] if self.dataset is not None else {}
         with_pair = len(np.unique(internal_ids[internal_ids >= self.count]))
-        if with_pair < len(new) or len(set(new)) < len(new) or any(token in known for token in new):
+        are_new = all(_is_token(token) and token and token not in known for token in new)
+        if with_pair < len(new) or len(set(new)) < len(new) or not are_new:
             raise RequestError(
-                f"new {self.kind}s = {_shown(tuple(new))}: each must be a token that the model does not know yet, and "
-                f"have a pair in the request; their internal ids begin at {self.count}."
+                f"new {self.kind}s = {_shown(tuple(new))}: each must be a token (text) that the model does not know "
+                f"yet, and have a pair in the request; their internal ids begin at {self.count}."
             )
 
     def name(self, internal_id: int) -> str:
@@ -92,14 +98,6 @@ class Identifiers:
         if self.dataset is None:
             return f"{self.kind} {internal_id} (internal id)"
         return f"{self.kind} {str(self.dataset.field2id_token[self.field][internal_id])!r}"
-
-    def add(self, tokens: Sequence[str]) -> None:
-        """Let the model and its dataset know ``tokens`` as the next ids; changes nothing if there are none."""
-        if self.dataset is not None and tokens:
-            known, names = self.dataset.field2token_id[self.field], self.dataset.field2id_token
-            known.update({token: self.count + i for i, token in enumerate(tokens)})
-            names[self.field] = np.append(names[self.field], tokens)
-        self.count += len(tokens)
 
     def _listed(self, given: object) -> list[Any]:
         """The values given, as a list; only a sequence has an order and says how often each is named."""
@@ -142,7 +140,7 @@ class Identifiers:
         for token in tokens:
             if token == PADDING:
                 raise RequestError(
-                    f"{self.kind} = {PADDING!r}: this is RecBole's padding, not a {self.kind}. Leave it out."
+                    f"{self.kind} = {PADDING!r}: this is RecBole's padding and names no {self.kind}. Leave it out."
                 )
             if token not in known:
                 if not grow:

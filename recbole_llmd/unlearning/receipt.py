@@ -23,9 +23,10 @@ class Receipt:
     Attributes:
         request: ``"forget"``, ``"learn"`` or ``"refit"``.
         model, mode: the mapping model and the mode of the engine.
-        users, items, values: the interactions removed or added: internal ids, and their entries of X.
+        users, items, values: the interactions removed or added (in the mode "none": asked for): internal ids, and
+            their entries of X.
         skipped: pairs of the request that were not in X (forget) or already there (learn); only with ``strict=False``.
-        new_users, new_items: how many the model grew by.
+        new_users, new_items: how many the model grew by (in the mode "none": was to grow by).
         method: what was done to B, such as ``"low-rank update"`` or ``"refit"``.
         estimates: seconds that the methods to choose from were expected to take (EASE).
         residual, tolerance: how far B is from solving its equations, and what is allowed; None where it is exact.

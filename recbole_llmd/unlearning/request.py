@@ -12,6 +12,7 @@ from recbole_llmd.errors import RequestError
 from recbole_llmd.unlearning.mapping.correction import Change
 
 KINDS = ("forget", "learn")
+LARGEST_COUNT = 2**24  # up to which float32, the type of RecBole's X, has every whole number
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,9 @@ class Request:
             raise RequestError(
                 "forget: a pair is forgotten whole, so that values, new_users and new_items are for learn."
             )
+        for name in ("new_users", "new_items"):
+            if not isinstance(getattr(self, name), tuple):
+                raise RequestError(f"{name} = {getattr(self, name)!r}: expected a tuple of tokens (strings).")
         object.__setattr__(self, "users", users)
         object.__setattr__(self, "items", items)
         if self.values is not None:
@@ -108,7 +112,10 @@ def pairs_of(X: sp.csr_matrix, rows: NDArray[np.int64]) -> tuple[NDArray[np.int6
 
 
 def _internal_ids(name: str, given: ArrayLike) -> NDArray[np.int64]:
-    ids = np.asarray(given)
+    try:
+        ids = np.asarray(given)
+    except ValueError:  # lists of several lengths
+        ids = np.asarray(given, object)
     if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
         raise RequestError(
             f"{name}: expected internal ids, a list of whole numbers; here they have the type {ids.dtype} and the "
@@ -126,11 +133,11 @@ def _counts(given: ArrayLike, number: int) -> NDArray[np.float64]:
         values.shape != (number,)
         or not (values > 0).all()
         or (values != np.rint(values)).any()
-        or np.isinf(values).any()
+        or (values > LARGEST_COUNT).any()
     ):
         raise RequestError(
-            f"values: expected {number} whole numbers above 0, one per pair (how often it occurs). Leave values out "
-            "for 1 each."
+            f"values: expected {number} whole numbers above 0 and up to {LARGEST_COUNT:,}, one per pair (how often it "
+            "occurs). Leave values out for 1 each."
         )
     return values
 

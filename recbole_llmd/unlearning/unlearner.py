@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from numbers import Real
 from os import PathLike
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, DTypeLike, NDArray
+from recbole.config import Config
 
 from recbole_llmd import registry
-from recbole_llmd.data.identity import DataIdentity
-from recbole_llmd.errors import MappingMismatch, RequestError, SettingsError
+from recbole_llmd.data.identity import DataIdentity, add_tokens
+from recbole_llmd.errors import DataError, MappingMismatch, RequestError, SettingsError
 from recbole_llmd.process_memory import PeakMemory
 from recbole_llmd.unlearning import checkpoint
 from recbole_llmd.unlearning.identifiers import Identifiers
@@ -23,7 +25,6 @@ from recbole_llmd.unlearning.receipt import Receipt, TimedFingerprint
 from recbole_llmd.unlearning.request import Request, pairs_of
 
 if TYPE_CHECKING:
-    from recbole.config import Config
     from recbole.data.dataset import Dataset
     from recbole.model.abstract_recommender import GeneralRecommender
 
@@ -67,7 +68,9 @@ class Unlearner:
 
     Raises:
         ModelError: if the model is no mapping model.
-        SettingsError: if the mode is unknown, or the model was trained with a setting that cannot be corrected.
+        SettingsError: if the mode is unknown, the tolerance is no number above 0, or the model was trained with a
+            setting that is not in ``source`` or cannot be corrected.
+        DataError: if the dataset has other numbers of users or items than the model.
     """
 
     def __init__(
@@ -83,20 +86,14 @@ class Unlearner:
         self.model, self.mode, self.tolerance, self.hashes = model, mode, tolerance, hashes
         self.name = type(model).__name__
         self.mapping = registry.mapping_module(self.name)
-        dataset = source if hasattr(source, "inter_matrix") else None
-        self.config = source if dataset is None else source.config
-        self.params = {key: self.config[key] for key in self.mapping.PARAMETERS}
-        for key, value in self.mapping.REQUIRED.items():
-            if self.params[key] != value:
-                raise SettingsError(
-                    f"{key} = {self.params[key]!r}: {self.name} is corrected with {key} = {value!r} "
-                    f"only. Train it so, or retrain on the retained interactions."
-                )
-        self.user_ids = Identifiers("user", model.n_users, dataset, model.USER_ID)
-        self.item_ids = Identifiers("item", model.n_items, dataset, model.ITEM_ID)
-        self.identity = DataIdentity.of(dataset) if dataset is not None else None
+        if tolerance is not None and not (isinstance(tolerance, Real) and tolerance > 0):
+            raise SettingsError(f"tolerance = {tolerance!r}: must be a number above 0, or None.")
+        self.dataset = source if hasattr(source, "inter_matrix") else None
+        self.config = source if self.dataset is None else source.config
+        self.params = self._parameters()
+        self._check_counts()
+        self.identity = DataIdentity.of(self.dataset) if self.dataset is not None else None
         self.checkpoint: dict[str, Any] | None = None
-        self.new_tokens: dict[str, list[str]] = {}
         self._cache: Any = {}
         self._cached_for: tuple[object, object] = (None, None)
 
@@ -115,8 +112,7 @@ class Unlearner:
         """
         loaded = checkpoint.load(path)
         engine = cls(loaded.model, loaded.dataset, **settings)
-        engine.identity = loaded.identity
-        engine.checkpoint, engine.new_tokens = loaded.content, dict(loaded.content.get("new_tokens", {}))
+        engine.checkpoint = loaded.content
         return engine
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -140,6 +136,60 @@ class Unlearner:
     def B(self) -> MappingMatrix:
         """The model's mapping matrix [n_items, n_items]."""
         return getattr(self.model, self.mapping.MATRIX)
+
+    @property
+    def user_ids(self) -> Identifiers:
+        """The model's users, by what names them; as many as the model has now, whoever made it grow."""
+        return Identifiers("user", self.model.n_users, self.dataset, self.model.USER_ID)
+
+    @property
+    def item_ids(self) -> Identifiers:
+        """The model's items, by what names them."""
+        return Identifiers("item", self.model.n_items, self.dataset, self.model.ITEM_ID)
+
+    @property
+    def new_tokens(self) -> dict[str, list[str]]:
+        """The tokens that the model has beyond those of the data files, by field, in the order of their ids."""
+        if self.dataset is None or self.identity is None:
+            return {}
+        return {
+            ids.field: list(map(str, self.dataset.field2id_token[ids.field][in_files : ids.count]))
+            for ids, in_files in ((self.user_ids, len(self.identity.users)), (self.item_ids, len(self.identity.items)))
+        }
+
+    def _parameters(self) -> dict[str, Any]:
+        """The model's parameters, by RecBole's keys."""
+        if not isinstance(self.config, (Config, Mapping)):
+            raise SettingsError(
+                f"source = {type(self.config).__name__}: expected the dataset that the model was trained on, such as "
+                "train_data.dataset, or its Config."
+            )
+        params = {key: self.config[key] for key in self.mapping.PARAMETERS if key in self.config}
+        if all(value is None for value in params.values()):
+            raise SettingsError(
+                f"{', '.join(self.mapping.PARAMETERS)}: none is in the Config given, which is another model's than "
+                f"{self.name}'s. Give the one that the model was trained with."
+            )
+        params = dict.fromkeys(self.mapping.PARAMETERS) | params
+        for key, value in self.mapping.REQUIRED.items():
+            if params[key] != value:
+                raise SettingsError(
+                    f"{key} = {params[key]!r}: {self.name} is corrected with {key} = {value!r} "
+                    f"only. Train it so, or retrain on the retained interactions."
+                )
+        return params
+
+    def _check_counts(self) -> None:
+        """Refuse a dataset of other users or items, whose tokens would name the model's wrongly."""
+        if self.dataset is None:
+            return
+        for ids in (self.user_ids, self.item_ids):
+            known = len(self.dataset.field2id_token[ids.field])
+            if known != ids.count:
+                raise DataError(
+                    f"the dataset has {known - 1} {ids.kind}s and the model {ids.count - 1}: it is not the one that "
+                    "the model was trained on. Give that, or the Config alone and internal ids."
+                )
 
     # --- requests by tokens or ids ------------------------------------------------------------------------------------
 
@@ -333,10 +383,10 @@ class Unlearner:
         for name, value in attributes.items():
             setattr(model, name, value)
         if request is not None and (request.new_users or request.new_items):
-            for identifiers, tokens in ((self.user_ids, request.new_users), (self.item_ids, request.new_items)):
-                identifiers.add(tokens)
-                self.new_tokens[identifiers.field] = [*self.new_tokens.get(identifiers.field, ()), *tokens]
-            model.n_users, model.n_items = self.user_ids.count, self.item_ids.count
+            if self.dataset is not None:
+                add_tokens(self.dataset, model.USER_ID, request.new_users)
+                add_tokens(self.dataset, model.ITEM_ID, request.new_items)
+            model.n_users, model.n_items = X.shape
             attributes.update(n_users=model.n_users, n_items=model.n_items)
         # What RecBole's checkpoints hold; its ItemKNN leaves out X, its ADMMSLIM everything.
         model.other_parameter_name = list(dict.fromkeys([*getattr(model, "other_parameter_name", ()), *attributes]))

@@ -81,6 +81,10 @@ def test_the_corrected_file_gives_the_retrained_metrics(saved, workdir, name, wh
     [
         (None, "there is no such file"),
         ("item_id:token\ni1\n", "has the columns item_id.*user_id:token"),
+        ("user_id:token\titem:token\nu5\ti1\n", "has the columns user_id, item; .*alone to forget users whole"),
+        ("user_id:token\tuser_id:token\nu5\tu6\n", "has the columns user_id, user_id"),
+        ("user_id:token\nu5\tu6\n", "lines have more fields than its head"),
+        ("", "cannot be read as an atomic file"),
         ("user_id:token\titem_id:token\nu5\t\n", "line 2 lacks a value"),
         ("user_id:token\nnobody\n", "'nobody'"),
         ("user_id:token\titem_id:token\nu1\ti2\n", "to forget are not in X.*first: user"),
@@ -124,6 +128,14 @@ def test_a_folder_or_another_file_is_never_replaced(saved, workdir, capsys, monk
     message = capsys.readouterr().err
     assert message.startswith("recbole-llmd: error: out = ") and "Give " in message and message.count("\n") == 1
     assert contents(workdir) == before and not (workdir / "new").exists()
+
+
+def test_the_receipt_never_replaces_the_forget_file(saved, workdir, capsys):
+    path, *_ = saved("EASE")
+    (workdir / "out.pth.receipt.json").write_text("user_id:token\nu3\n")
+    before = contents(workdir)
+    assert main(["unlearn", f"--checkpoint={path}", "--forget-file=out.pth.receipt.json", "--out=out.pth"]) == 2
+    assert "would replace the forget file" in capsys.readouterr().err and contents(workdir) == before
 
 
 def test_a_failed_write_leaves_nothing(saved, workdir, monkeypatch):

@@ -1,12 +1,14 @@
 """Checkpoints and the data they belong to: internal ids must not change owners between training and unlearning."""
 
+import copy
 import shutil
 
 import pytest
 import torch
 from recbole.utils import get_trainer
 
-from recbole_llmd.errors import CheckpointError
+from recbole_llmd.data.identity import DataIdentity
+from recbole_llmd.errors import CheckpointError, DataError, RequestError
 from recbole_llmd.unlearning import Unlearner
 from tests.conftest import REPO
 from tests.helpers.mapping_models import MODELS
@@ -100,3 +102,59 @@ def test_a_checkpoint_of_an_engine_without_a_dataset_is_refused(trained):
     engine.save("model.pth")
     with pytest.raises(CheckpointError, match="no dataset but only a Config"):
         Unlearner.from_checkpoint("model.pth")
+
+
+def test_engines_that_share_a_model_grow_it_one_after_the_other(trained):
+    """Each engine reads from the model how many users it has: no newcomer gets the id, and the data, of another."""
+    _, (train, _, _), model = trained("EASE")
+    n_users, first, second = model.n_users, Unlearner(model, train.dataset), Unlearner(model, train.dataset)
+    first.learn("newcomer", "i1", grow=True)
+    second.learn("another", "i2", grow=True)
+    assert train.dataset.token2id("user_id", ["newcomer", "another"]).tolist() == [n_users, n_users + 1]
+    assert model.n_users == model.interaction_matrix.shape[0] == n_users + 2
+    assert first.X[[n_users, n_users + 1]].nnz == 2
+    assert second.forget("newcomer", "i1").users == [n_users]
+
+
+def test_a_model_that_another_engine_has_grown_is_saved_and_loaded(trained):
+    _, (train, _, _), model = trained("EASE")
+    Unlearner(model, train.dataset).learn(["newcomer", "newcomer"], ["i1", "new item"], grow=True)
+    Unlearner(model, train.dataset).save("model.pth")
+    engine = Unlearner.from_checkpoint("model.pth")
+    assert engine.new_tokens == {"user_id": ["newcomer"], "item_id": ["new item"]}
+    assert engine.identity == DataIdentity.of(trained("EASE")[1][0].dataset)  # of the files, whatever was learned
+    engine.learn("third", "new item", grow=True)
+    engine.forget_users("newcomer")
+    engine.save("again.pth")
+    again = Unlearner.from_checkpoint("again.pth")
+    assert again.new_tokens == {"user_id": ["newcomer", "third"], "item_id": ["new item"]}
+    assert again.forget("third", "new item").users == [again.model.n_users - 1]
+
+
+def test_a_dataset_that_is_not_the_models_is_refused(trained):
+    _, (train, _, _), model = trained("EASE")
+    twin = copy.deepcopy(model)
+    beside, engine = Unlearner(twin, train.dataset), Unlearner(model, train.dataset)
+    engine.learn("newcomer", "i1", grow=True)
+    with pytest.raises(DataError, match=rf"the dataset has {twin.n_users} users and the model {twin.n_users - 1}:"):
+        Unlearner(twin, train.dataset)
+    with pytest.raises(RequestError, match="another model has grown it"):
+        beside.learn("other", "i1", grow=True)
+    assert twin.n_users + 1 == len(train.dataset.field2id_token["user_id"]) and beside.new_tokens["user_id"] == []
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02}q\x00.", "half"])
+def test_files_that_are_no_complete_checkpoint_are_refused(trained, workdir, content):
+    _, (train, _, _), model = trained("EASE")
+    Unlearner(model, train.dataset).save("model.pth")
+    file = workdir / "model.pth"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if content == "half" else content)
+    with pytest.raises(CheckpointError, match=r"checkpoint = '.*'.*that RecBole wrote"):
+        Unlearner.from_checkpoint(file)
+
+
+def test_a_checkpoint_whose_data_are_gone_is_refused(saved):
+    path, inter = saved("EASE", "RecBole")
+    shutil.rmtree(inter.parent)
+    with pytest.raises(CheckpointError, match=r"cannot be read: Neither.*folder of the training"):
+        Unlearner.from_checkpoint(path)

@@ -50,6 +50,10 @@ def test_the_first_value_of_a_repeated_pair_counts():
         (lambda: Request("forget", [1], [1], new_users=("u",)), "forgotten whole"),
         (lambda: Request("learn", [1], [1], [0]), "1 whole numbers above 0"),
         (lambda: Request("learn", [1], [1], [np.inf]), "1 whole numbers above 0"),
+        (lambda: Request("learn", [1], [1], [2**24 + 1]), "up to 16,777,216"),
+        (lambda: Request("forget", [[1], [1, 2]], [1]), "users: expected internal ids"),
+        (lambda: Request("learn", [1], [1], new_users="u"), "new_users = 'u': expected a tuple"),
+        (lambda: Request("learn", [1], [1], new_items=None), "new_items = None: expected a tuple"),
         (lambda: Request("learn", [1], [1], ["much"]), "1 whole numbers above 0"),
     ],
 )
@@ -80,9 +84,12 @@ def test_requests_that_do_not_fit_the_model_are_refused(trained, request_, messa
 def test_new_tokens_must_be_new(trained):
     _, (train, _, _), model = trained("EASE")
     engine = Unlearner(model, train.dataset)
-    for tokens, users in ((("u3",), [model.n_users]), (("a", "a"), [model.n_users, model.n_users + 1])):
+    n = model.n_users
+    for tokens, users in ((("u3",), [n]), (("a", "a"), [n, n + 1]), (("",), [n]), ((5,), [n])):
         with pytest.raises(RequestError, match="that the model does not know yet"):
             engine.apply(Request("learn", users, [1] * len(users), new_users=tokens))
+    with pytest.raises(RequestError, match="that the model does not know yet"):
+        engine.learn("", "i1", grow=True)
 
 
 def test_a_request_does_what_the_calls_by_token_do(trained):

@@ -315,9 +315,18 @@ def test_wrong_engines_are_refused(trained):
     assert Unlearner(model, config).forget_users([1], ids="internal").method
     with pytest.raises(ModelError, match=r"model = 'Linear'.*'EASE'"):
         Unlearner(torch.nn.Linear(2, 2), config)
-    _, (train, _, _), by_users = trained("ItemKNN", knn_method="user")
+    by_users_config, (train, _, _), by_users = trained("ItemKNN", knn_method="user")
     with pytest.raises(SettingsError, match="knn_method = 'user'"):
         Unlearner(by_users, train.dataset)
+    for tolerance in (0, -1, float("nan"), "small"):
+        with pytest.raises(SettingsError, match=r"tolerance = .*above 0"):
+            Unlearner(model, config, tolerance=tolerance)
+    for source in (None, train):
+        with pytest.raises(SettingsError, match=r"source = \w+: expected the dataset.*train_data.dataset"):
+            Unlearner(model, source)
+    for another in (by_users_config, {}):
+        with pytest.raises(SettingsError, match="reg_weight: none is in the Config"):
+            Unlearner(model, another)
 
 
 @pytest.mark.parametrize("name", MODELS)

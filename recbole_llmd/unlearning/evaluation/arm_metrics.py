@@ -45,6 +45,14 @@ class EvaluationSet:
         forgotten: the pairs of all requests, in order: (users [n], items [n]).
         negatives: an item for each of those pairs that its user never had [n]; -1 where there is none.
         attacked: which pairs have a negative, in random order.
+
+    >>> X, user = sp.csr_matrix([[0, 0, 0, 0], [0, 1, 1, 0]]), np.array([1])
+    >>> forgotten = np.array([1, 1]), np.array([2, 1])  # user 1 forgets item 2, then item 1; never had item 3
+    >>> measured = EvaluationSet(user, user, X, X, forgotten, np.array([3, -1]), attacked=np.array([0]))
+    >>> measured.mask(released=(user, np.array([2]))).tolist()  # RecBole's padding and item 1, which is still there
+    [[True, True, False, False]]
+    >>> [(users.tolist(), items.tolist()) for users, items in measured.attacks(requested=2)]
+    [([1], [2]), ([1], [3])]
     """
 
     tested: NDArray[np.int64]
@@ -56,12 +64,7 @@ class EvaluationSet:
     attacked: NDArray[np.int64]
 
     def mask(self, released: Pairs) -> NDArray[np.bool_]:
-        """What may not be recommended to the compared users [compared, n_items]: their history but for these pairs.
-
-        >>> one, two = np.array([1]), sp.csr_matrix([[0, 0, 0], [0, 1, 1]])
-        >>> EvaluationSet(one, one, two, two, (one, one), one, one).mask((one, np.array([2])))
-        array([[ True,  True, False]])
-        """
+        """What may not be recommended to the compared users [compared, n_items]: their history but for these pairs."""
         mask: NDArray[np.bool_] = self.history[self.users].toarray() > 0
         mask[rows_of(self.users, *released)] = False
         mask[:, 0] = True
@@ -110,7 +113,14 @@ def rows_of(compared: NDArray[np.int64], users: NDArray[np.int64], items: NDArra
 
 
 class Ranking(NamedTuple):
-    """A model's scores of the compared users [compared, n_items], and their top items [compared, TOP]."""
+    """A model's scores of the compared users [compared, n_items], and their top items [compared, TOP].
+
+    >>> nothing, scores = np.zeros((1, 3), bool), np.array([[0.0, 3.0, 4.0]])
+    >>> served, reference = Ranking(scores, np.array([[2, 1]])), Ranking(scores / 5, np.array([[2, 1]]))
+    >>> distance = ranking_distance(served, reference, nothing)
+    >>> distance["scores_max"], distance["overlap@10"]
+    (3.2, 1.0)
+    """
 
     scores: NDArray[Any]
     top: NDArray[np.int64]

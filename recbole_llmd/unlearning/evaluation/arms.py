@@ -158,7 +158,18 @@ class Retrained(_Deferred):
 
 
 class Shard(NamedTuple):
-    """The model of one shard of the users, in its engine, and the receipt of its fit from scratch."""
+    """The model of one shard of the users, in its engine, and the receipt of its fit from scratch.
+
+    >>> from types import SimpleNamespace
+    >>> from scipy.sparse import csr_matrix
+    >>> class EASE(SimpleNamespace):  # stands for RecBole's
+    ...     USER_ID, ITEM_ID, n_users, n_items = "user_id", "item_id", 3, 3
+    >>> X = csr_matrix([[0, 0, 0], [0, 1, 1], [0, 0, 1.0]])
+    >>> model = EASE(interaction_matrix=X, item_similarity=np.zeros((3, 3)))
+    >>> shards = Sisa(model, {"unlearn_shards": 2, "seed": 1, "reg_weight": 1.0}).shards
+    >>> [(shard.fit.method, int(shard.engine.X.sum())) for shard in shards]  # what both users have, one in each shard
+    [('refit', 2), ('refit', 1)]
+    """
 
     engine: Unlearner
     fit: Receipt

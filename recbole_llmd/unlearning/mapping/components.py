@@ -17,6 +17,11 @@ class Separation:
     Attributes:
         items: their ids, ascending.
         labels: the component of every item [n_items]; two items are connected if theirs are equal.
+
+    >>> X = sp.csr_matrix([[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 1, 0]])  # nobody has item 4
+    >>> separated = separation(X, np.array([1, 3, 4]))
+    >>> separated.items.tolist(), separated.labels.tolist(), separated.alone.tolist()
+    ([2, 3, 4], [0, 0, 1, 1, 2], [4])
     """
 
     items: NDArray[np.int64]

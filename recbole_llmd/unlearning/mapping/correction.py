@@ -22,6 +22,15 @@ class FittedMapping:
 
     ``cache`` is what a module remembers between the corrections of one model: empty at the first,
     ``{"exact_for": X.shape}`` after the module's ``fit``.
+
+    >>> from recbole_llmd.unlearning.mapping import ease
+    >>> X, params = sp.csr_matrix([[1.0, 1, 0], [1, 1, 1]]), {"reg_weight": 1.0}
+    >>> fitted = FittedMapping(X, ease.fit(X, params), params)
+    >>> after = sp.csr_matrix([[1.0, 1, 0], [1, 1, 0]])  # the second user forgets the last item
+    >>> change = Change(after, users=np.array([1]), items=np.array([2]), delta=(after - X)[[1]])
+    >>> corrected = ease.correct(fitted, change, tolerance=1e-5)
+    >>> bool(np.allclose(corrected.B, ease.fit(after, params)))
+    True
     """
 
     X: sp.csr_matrix
@@ -38,6 +47,11 @@ class Change:
         X: CSR [n_users, n_items] after the change.
         users, items: ids of those concerned, ascending.
         delta: X after - X before in the rows ``users``, CSR [len(users), n_items].
+
+    >>> before, after = sp.csr_matrix([[1.0, 0], [0, 2], [1, 1]]), sp.csr_matrix([[1.0, 0], [0, 0], [1, 1]])
+    >>> change = Change(after, users=np.array([1]), items=np.array([1]), delta=(after - before)[[1]])
+    >>> change.pairs  # user 1 had item 1 twice
+    ([1], [1], [2.0])
     """
 
     X: sp.csr_matrix
@@ -69,6 +83,13 @@ class Correction:
         residual: how far B is from solving its equations; at most ``tolerance``. None where B is exact by construction.
         cache: for the next correction.
         notes: what the user should know, such as why it was fitted anew.
+
+    >>> from recbole_llmd.unlearning.mapping import ease
+    >>> X, params = sp.csr_matrix([[1.0, 1, 0], [1, 1, 1]]), {"reg_weight": 1.0}
+    >>> B = ease.fit(X, params, "float64")
+    >>> correction = ease.correct(FittedMapping(X, B, params), Change.none(X), tolerance=1e-10)
+    >>> correction.B is B, correction.residual <= correction.tolerance
+    (True, True)
     """
 
     B: MappingMatrix

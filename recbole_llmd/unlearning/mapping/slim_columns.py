@@ -38,6 +38,12 @@ class Problem:
     """The data of the columns: X (CSR float64 [n_users, n_items]), ridge [n_items], l1, and the constraints.
 
     ``means`` [n_items]: subtracted from the columns of X, or None.
+
+    >>> X = sp.csr_matrix([[1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])  # G = [[3, 2], [2, 2]]
+    >>> problem = Problem(X, ridge=np.ones(2), l1=0.5, positive=True, hollow=True)
+    >>> C, resolved, violation = solve(problem, sp.csc_matrix((2, 2)), tolerance=1e-10)
+    >>> C.toarray().tolist()  # (2 - 0.5) / (2 + 1) and (2 - 0.5) / (3 + 1)
+    [[0.0, 0.375], [0.5, 0.0]]
     """
 
     X: sp.csr_matrix

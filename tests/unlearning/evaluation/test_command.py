@@ -38,7 +38,7 @@ def runs(monkeypatch):
 
 def test_every_model_and_scenario_is_run_and_all_go_into_one_report(runs, workdir, capsys):
     files = ["/some/folder/a.yaml"]
-    record = command.evaluate(
+    record = command.compare_unlearning(
         ["EASE", "ItemKNN"], ["users", "noise"], "toy", "report", config_files=files, settings={"k": 8, "reg_weight": 0}
     )
     assert [(model, dataset, arguments["config_file_list"]) for model, dataset, arguments in runs] == [
@@ -70,6 +70,8 @@ def test_every_model_and_scenario_is_run_and_all_go_into_one_report(runs, workdi
 
 
 def test_names_with_commas_and_a_command_of_ones_own(runs):
-    record = command.evaluate("EASE,ItemKNN", "users", "toy", "report", command="make unlearning --out=/some/report")
+    record = command.compare_unlearning(
+        "EASE,ItemKNN", "users", "toy", "report", command="make unlearning --out=/some/report"
+    )
     assert [row["model"] for row in record.rows] == ["EASE", "ItemKNN"]
     assert record.provenance["command"] == "make unlearning --out=report"
