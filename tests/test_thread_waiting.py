@@ -24,14 +24,14 @@ def shown(code, **environment):
 
 
 @pytest.mark.parametrize(
-    "environment, expected",
+    "imported, environment, expected",
     [
-        ({}, ["1000", "None"]),
-        ({"GOMP_SPINCOUNT": "7"}, ["7", "None"]),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, ["None", "ACTIVE"]),
+        ("recbole_llmd.cli", {}, ["1000", "None"]),
+        ("recbole_llmd.comparison.cell", {}, ["1000", "None"]),
+        ("recbole_llmd", {"GOMP_SPINCOUNT": "7"}, ["7", "None"]),
+        ("recbole_llmd", {"OMP_WAIT_POLICY": "ACTIVE"}, ["None", "ACTIVE"]),
     ],
 )
-@pytest.mark.parametrize("imported", ["recbole_llmd", "recbole_llmd.cli", "recbole_llmd.comparison.cell"])
 def test_every_entry_sets_it_before_torch_is_loaded(imported, environment, expected):
     """PyTorch's library reads the environment when it is loaded: what its loading saw is printed, too."""
     code = (

@@ -13,8 +13,8 @@ from recbole.quick_start import quick_start as recbole_quick_start
 from recbole.utils import get_model, get_trainer
 
 import recbole_llmd
-from recbole_llmd import quick_start
-from recbole_llmd.errors import SettingsError
+from recbole_llmd import export
+from recbole_llmd.errors import CheckpointError, OutputError
 from recbole_llmd.llm.text_match import whitened
 from recbole_llmd.trainer.llmd4rec import Phase, plan
 from tests.helpers.ids import stable_id
@@ -439,7 +439,7 @@ def test_export_is_read_by_plain_recbole(fast_distill, workdir):
     """In a process where this package cannot be imported, on RecBole with the least shims that a new stack needs."""
     result = run_recbole(config_dict=dict(fast_distill))
     checkpoint = next(Path("saved").glob("LLMD4Rec*.pth"))
-    quick_start.export(str(checkpoint), "crm.pth")
+    export(str(checkpoint), "crm.pth")
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PLAIN, "crm.pth"], check=True, cwd=workdir, stdout=subprocess.DEVNULL
     )
@@ -458,9 +458,19 @@ def test_export_is_read_by_plain_recbole(fast_distill, workdir):
     ],
 )
 def test_export_refuses_other_files(make, message):
-    with pytest.raises(SettingsError, match=message):
-        quick_start.export(make(), "out.pth")
+    with pytest.raises(CheckpointError, match=message):
+        export(make(), "out.pth")
     assert not os.path.exists("out.pth")
+
+
+@pytest.mark.parametrize("out", ["saved", "saved/", "new/"])
+def test_export_never_replaces_a_folder(fast_distill, workdir, out):
+    run_recbole(config_dict={**fast_distill, "epochs": 1, "crm_warmup_epochs": 0, "llm_epochs": 0})
+    (checkpoint,) = Path("saved").glob("LLMD4Rec*.pth")
+    before = sorted(workdir.rglob("*"))
+    with pytest.raises(OutputError, match=f"out = '{out}': this is a folder. Give the name of a file"):
+        export(checkpoint, out)
+    assert sorted(workdir.rglob("*")) == before
 
 
 def test_missing_dataset(fast_distill):
