@@ -13,7 +13,7 @@ from recbole.quick_start import quick_start as recbole_quick_start
 from recbole.utils import get_model, get_trainer
 
 import recbole_llmd
-from recbole_llmd import export
+from recbole_llmd import export, quick_start
 from recbole_llmd.errors import CheckpointError, OutputError
 from recbole_llmd.llm.text_match import whitened
 from recbole_llmd.trainer.llmd4rec import Phase, plan
