@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/python run_recbole_llmd.py --model=LLMD4Rec --dataset=ml-100k --distill_rounds=1
 
 test: .venv/ready
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist=worksteal
 
 lint: .venv/ready
 	$(BIN)/ruff check

@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "recbole_llmd" / "version.
 PROPERTIES = ["recbole_llmd.properties"] + [
     f"recbole_llmd.properties.{folder.name}" for folder in sorted((HERE / "properties").iterdir()) if folder.is_dir()
 ]
-TEST = ["pytest>=8", "hypothesis>=6.100"]
+TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100"]
 LINT = ["ruff>=0.17", "mypy>=2.4", "types-PyYAML", "types-tabulate", "types-tqdm"]
 
 setup(

@@ -1,7 +1,7 @@
 """Cells in their folder and in an archive, and files that cannot be read."""
 
 import json
-import subprocess
+import runpy
 import sys
 import zipfile
 from pathlib import Path
@@ -22,15 +22,24 @@ def _write(name, number=1, status="finished"):
     return store
 
 
-def _pack(folder="x"):
+@pytest.fixture
+def pack(monkeypatch, capsys):
+    """``pack()`` runs ``python benchmarks/pack_cells.py x``; returns what it prints."""
     script = REPO / "benchmarks" / "pack_cells.py"
-    return subprocess.run([sys.executable, script, folder], capture_output=True, text=True)
+
+    def run():
+        monkeypatch.setattr(sys, "argv", [str(script), "x"])
+        monkeypatch.syspath_prepend(str(script.parent))
+        runpy.run_path(str(script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
 
 
-def test_a_packed_cell_is_what_was_written():
+def test_a_packed_cell_is_what_was_written(pack):
     _write("a", 3)
     files = {path.name: path.read_bytes() for path in Path("x/cells").iterdir()}
-    assert "1 cells packed" in _pack().stdout and not Path("x/cells").exists()
+    assert "1 cells packed" in pack() and not Path("x/cells").exists()
     store = CellStore(Path("x"))
     assert store.record("a") == RECORD and store.values("a")["user"].tolist() == [0, 1, 2]
     assert store.record("b") is None
@@ -38,9 +47,9 @@ def test_a_packed_cell_is_what_was_written():
         assert {name: archive.read(f"cells/{name}") for name in files} == files
 
 
-def test_the_archive_is_the_same_whenever_and_in_whatever_order_it_is_made():
+def test_the_archive_is_the_same_whenever_and_in_whatever_order_it_is_made(pack):
     _write("a"), _write("b")
-    assert _pack().returncode == 0
+    pack()
     first = Path("x/cells.zip").read_bytes()
     with zipfile.ZipFile("x/cells.zip") as archive:
         archive.extractall("x")
@@ -50,28 +59,31 @@ def test_the_archive_is_the_same_whenever_and_in_whatever_order_it_is_made():
         content = file.read_bytes()
         file.unlink()
         file.write_bytes(content)
-    assert _pack().returncode == 0 and Path("x/cells.zip").read_bytes() == first
+    pack()
+    assert Path("x/cells.zip").read_bytes() == first
 
 
-def test_cells_are_added_to_the_archive_and_the_folders_count():
+def test_cells_are_added_to_the_archive_and_the_folders_count(pack):
     _write("a", 1), _write("b", 2)
-    _pack()
+    pack()
     _write("b", 5), _write("c", 3), _write("d", 1, status="failed")
     store = CellStore(Path("x"))
     assert [len(store.values(name)["user"]) for name in "abc"] == [1, 5, 3]
-    assert "2 cells packed" in _pack().stdout
+    assert "2 cells packed" in pack()
     assert [path.name for path in sorted(Path("x/cells").iterdir())] == ["d.json", "d.npz"]  # failed: not a result
     store = CellStore(Path("x"))
     assert [len(store.values(name)["user"]) for name in "abc"] == [1, 5, 3]
 
 
-def test_a_folder_without_finished_cells_is_refused():
+def test_a_folder_without_finished_cells_is_refused(pack):
     _write("a", status="failed")
-    assert "no finished cell in cells/" in _pack().stderr and not Path("x/cells.zip").exists()
+    with pytest.raises(DataError, match="no finished cell in cells/"):
+        pack()
+    assert not Path("x/cells.zip").exists()
 
 
 @pytest.mark.parametrize("damage", ["archive", "record", "values", "packed"])
-def test_what_cannot_be_read_is_named(damage):
+def test_what_cannot_be_read_is_named(damage, pack):
     store = _write("a", 1000)
     archive = Path("x/cells.zip")
     if damage == "archive":
@@ -80,7 +92,7 @@ def test_what_cannot_be_read_is_named(damage):
             store.record("b")
         return
     if damage == "packed":
-        _pack()
+        pack()
         content = bytearray(archive.read_bytes())
         middle = content.index(b"cells/a.json") + 20
         content[middle : middle + 10] = bytes(10)

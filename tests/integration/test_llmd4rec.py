@@ -1,20 +1,17 @@
 """LLMD4Rec: phases and directions, results, equal seeds, export, registration."""
 
 import logging
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from recbole.quick_start import load_data_and_model, objective_function, run_recbole
+from recbole.quick_start import objective_function, run_recbole
 from recbole.quick_start import quick_start as recbole_quick_start
 from recbole.utils import get_model, get_trainer
 
 import recbole_llmd
-from recbole_llmd import export, quick_start
-from recbole_llmd.errors import CheckpointError, OutputError
+from recbole_llmd import quick_start
 from recbole_llmd.llm.text_match import whitened
 from recbole_llmd.trainer.llmd4rec import Phase, plan
 from tests.helpers.ids import stable_id
@@ -65,149 +62,6 @@ def test_directions_have_equal_budgets(build, fast_distill, direction, taught):
         (2, "CRM", 3),
         (2, "LLM", 1),
     ]
-
-
-_BASELINE = {}
-
-
-@pytest.fixture
-def baseline(fast_distill):
-    """The result of a run with one epoch a phase of round 1, trained once for all tests that compare with it."""
-    if not _BASELINE:
-        _BASELINE.update(run_recbole(config_dict={**fast_distill, "epochs": 1, "llm_epochs": 1}))
-    return _BASELINE
-
-
-def _epochs(result, side, phase):
-    """The figures of a side's epochs in the phases whose label begins with ``phase``."""
-    return [figures for figures in result["distillation"][side] if figures["label"].startswith(phase)]
-
-
-def _losses(result, side, phase="warm-up"):
-    return [figures["cross-entropy"] for figures in _epochs(result, side, phase)]
-
-
-def _confidence_weighs_otherwise(result, baseline):
-    got, usual = (_epochs(run, "CRM", "round 1")[0] for run in (result, baseline))
-    assert got["weight quantiles"] != usual["weight quantiles"] and got["weight std"] > 0
-
-
-def _temperature_softens(result, baseline):
-    """tau^2 KL between softer distributions is another figure, seen by equal students in their first epoch."""
-    got, usual = (_epochs(run, "CRM", "round 1")[0] for run in (result, baseline))
-    assert got["distillation"] != pytest.approx(usual["distillation"], rel=0.01)
-    assert _losses(result, "CRM") == _losses(baseline, "CRM")
-
-
-def _rank_weighs_otherwise(result, baseline):
-    got, usual = (_epochs(run, "CRM", "round 1")[0] for run in (result, baseline))
-    assert got["weight quantiles"] != usual["weight quantiles"] and got["weight std"] > 0
-
-
-def _top_items_bound_the_divergence_from_below(result, baseline):
-    got, usual = (_epochs(run, "CRM", "round 1")[0] for run in (result, baseline))
-    assert 0 < got["distillation"] < usual["distillation"]
-
-
-def _uniform_weights_are_one(result, baseline):
-    for side in ("CRM", "LLM"):
-        (epoch,) = _epochs(result, side, "round 1")
-        assert epoch["weight quantiles"] == [1.0] * 5 and epoch["weight std"] == 0
-
-
-def _second_round_follows(result, baseline):
-    assert len(result["distillation"]["phases"]) == len(baseline["distillation"]["phases"]) + 2
-    assert len(_epochs(result, "CRM", "round 2")) == len(_epochs(result, "LLM", "round 2")) == 1
-
-
-def _only_the_llm_reads_otherwise(result, baseline):
-    assert _losses(result, "LLM")[0] != _losses(baseline, "LLM")[0]
-    assert _losses(result, "CRM") == _losses(baseline, "CRM")
-
-
-def _only_the_crm_sees_longer_histories(result, baseline):
-    assert _losses(result, "CRM")[0] != _losses(baseline, "CRM")[0]
-    assert _losses(result, "LLM") == _losses(baseline, "LLM")
-
-
-def _only_the_llm_is_taught(result, baseline):
-    assert "distillation" not in _epochs(result, "CRM", "round 1")[0]
-    assert "distillation" in _epochs(result, "LLM", "round 1")[0]
-
-
-def _fewer_candidates_are_ranked(result, baseline):
-    """Twenty negatives instead of all fifty items: the target is found more often; training is the same."""
-    assert result["test_result"]["recall@10"] > baseline["test_result"]["recall@10"]
-    assert result["llm"]["test_result"]["recall@10"] != baseline["llm"]["test_result"]["recall@10"]
-    assert _losses(result, "CRM") == _losses(baseline, "CRM")
-
-
-def _warm_up_is_all(result, baseline):
-    assert result["distillation"]["phases"] == ["warm-up, LLM phase", "warm-up, CRM phase"]
-    assert _losses(result, "CRM") == _losses(baseline, "CRM") and not _epochs(result, "CRM", "round")
-
-
-def _no_warm_up(result, baseline):
-    assert [phase.split(",")[0] for phase in result["distillation"]["phases"]] == ["round 1"] * 2
-    assert not _epochs(result, "CRM", "warm-up") and not _epochs(result, "LLM", "warm-up")
-
-
-def _only_the_llm_learns_otherwise(result, baseline):
-    assert _losses(result, "LLM")[1] > 1.01 * _losses(baseline, "LLM")[1]  # plain gradient steps are small
-    assert _losses(result, "CRM")[0] == _losses(baseline, "CRM")[0]
-
-
-def _every_second_epoch_of_the_crm_is_validated(result, baseline):
-    """The LLM has an llm_eval_step of its own."""
-    for run, side, validated in (
-        (result, "CRM", [False, True]),
-        (result, "LLM", [True] * 2),
-        (baseline, "CRM", [True] * 2),
-    ):
-        assert ["valid" in figures for figures in _epochs(run, side, "warm-up")] == validated
-
-
-@pytest.mark.parametrize(
-    "more, effects",
-    [
-        (
-            {"distill_weighting": "confidence", "distill_temperature": 2.0},
-            [_confidence_weighs_otherwise, _temperature_softens],
-        ),
-        ({"distill_weighting": "rank", "distill_topk": 10}, [_rank_weighs_otherwise]),
-        ({"distill_topk": 10}, [_top_items_bound_the_divergence_from_below]),
-        ({"distill_weighting": "uniform", "distill_rounds": 2}, [_uniform_weights_are_one, _second_round_follows]),
-        ({"llm_input": "prompt"}, [_only_the_llm_reads_otherwise]),
-        ({"crm_window_overlap": 0.5}, [_only_the_crm_sees_longer_histories]),
-        ({"distill_alpha_llm_to_crm": 0.0}, [_only_the_llm_is_taught]),
-        (
-            {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "pop20"}},
-            [_fewer_candidates_are_ranked],
-        ),
-        ({"distill_rounds": 0}, [_warm_up_is_all]),
-        ({"crm_warmup_epochs": 0, "llm_warmup_epochs": 0}, [_no_warm_up]),
-        (
-            {"llm_learner": "sgd", "eval_step": 2},
-            [_only_the_llm_learns_otherwise, _every_second_epoch_of_the_crm_is_validated],
-        ),
-    ],
-    ids=stable_id,
-)
-def test_every_setting_acts(fast_distill, baseline, more, effects):
-    """A run with it goes to its end, and differs from one without it in what the setting is there for."""
-    result = run_recbole(config_dict={**fast_distill, "epochs": 1, "llm_epochs": 1, **more})
-    assert set(result) == {
-        "best_valid_score",
-        "valid_score_bigger",
-        "best_valid_result",
-        "test_result",
-        "llm",
-        "distillation",
-    }
-    assert set(result["llm"]) == {"best_valid_score", "best_valid_result", "test_result"}
-    assert result["best_valid_score"] == result["best_valid_result"]["ndcg@10"]
-    for effect in effects:
-        effect(result, baseline)
 
 
 def test_log_and_result_show_every_phase(fast_distill, caplog):
@@ -410,67 +264,6 @@ def test_a_finished_run_leaves_whole_files_only(fast_distill):
     run_recbole(config_dict=dict(fast_distill))
     names = sorted(path.name for path in Path("saved").iterdir())
     assert len(names) == 2 and names[0].endswith("-adapter") and names[1].endswith(".pth")
-
-
-PLAIN = """
-import sys, types
-sys.modules["recbole_llmd"] = None  # this package is not there
-import numpy, torch
-tune = types.ModuleType("ray.tune"); ray = types.ModuleType("ray"); ray.tune = tune
-sys.modules.update({"ray": ray, "ray.tune": tune})
-for name, kind in dict(float_=float, complex_=complex, unicode_=str, bool=bool, int=int, float=float, object=object,
-                       str=str, long=int, unicode=str).items():
-    if name not in vars(numpy):
-        setattr(numpy, name, kind)
-load = torch.load
-torch.load = lambda *args, **kwargs: load(*args, **{"weights_only": False, **kwargs})
-from recbole.quick_start import load_data_and_model
-from recbole.utils import get_trainer
-config, model, dataset, train, valid, test = load_data_and_model(sys.argv.pop())
-assert config["model"] == type(model).__name__ == "SASRec", config["model"]
-trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-trainer.resume_checkpoint
-result = trainer.evaluate(test, load_best_model=False)
-torch.save({key: float(value) for key, value in result.items()}, "plain.pth")
-"""
-
-
-def test_export_is_read_by_plain_recbole(fast_distill, workdir):
-    """In a process where this package cannot be imported, on RecBole with the least shims that a new stack needs."""
-    result = run_recbole(config_dict=dict(fast_distill))
-    checkpoint = next(Path("saved").glob("LLMD4Rec*.pth"))
-    export(str(checkpoint), "crm.pth")
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PLAIN, "crm.pth"], check=True, cwd=workdir, stdout=subprocess.DEVNULL
-    )
-    assert torch.load("plain.pth") == dict(result["test_result"])
-    config, model, *_ = load_data_and_model("crm.pth")
-    assert not [key for key in config.final_config_dict if key.startswith(("llm_", "crm_", "distill_", "item_text_"))]
-    trainer = get_trainer(config["MODEL_TYPE"], "SASRec")(config, model)
-    trainer.resume_checkpoint("crm.pth")  # its optimizer state fits the model
-
-
-@pytest.mark.parametrize(
-    "make, message",
-    [
-        (lambda: "nowhere.pth", "checkpoint = 'nowhere.pth': there is no such file"),
-        (lambda: torch.save({"state_dict": {}}, "other.pth") or "other.pth", "takes a checkpoint that LLMD4Rec wrote"),
-    ],
-)
-def test_export_refuses_other_files(make, message):
-    with pytest.raises(CheckpointError, match=message):
-        export(make(), "out.pth")
-    assert not os.path.exists("out.pth")
-
-
-@pytest.mark.parametrize("out", ["saved", "saved/", "new/"])
-def test_export_never_replaces_a_folder(fast_distill, workdir, out):
-    run_recbole(config_dict={**fast_distill, "epochs": 1, "crm_warmup_epochs": 0, "llm_epochs": 0})
-    (checkpoint,) = Path("saved").glob("LLMD4Rec*.pth")
-    before = sorted(workdir.rglob("*"))
-    with pytest.raises(OutputError, match=f"out = '{out}': this is a folder. Give the name of a file"):
-        export(checkpoint, out)
-    assert sorted(workdir.rglob("*")) == before
 
 
 def test_missing_dataset(fast_distill):

@@ -1,22 +1,16 @@
 """LLMRec: architectures, input modes, texts, evaluation, saving, and the independence of its positions."""
 
-import json
-import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from recbole.quick_start import run_recbole
 from recbole.utils import get_trainer
-from safetensors.torch import load_file, save_file
 
-from recbole_llmd.data.item_text import load_item_texts
 from recbole_llmd.data.windows import WindowLoader, build_windows
 from recbole_llmd.distill.scorers import LLMScorer
-from recbole_llmd.errors import CheckpointError, DataError, ModelError, SettingsError
-from recbole_llmd.llm import backbone, text_encoder
+from recbole_llmd.errors import ModelError, SettingsError
+from recbole_llmd.llm import backbone
 from recbole_llmd.model import llmrec
 from recbole_llmd.model.llmrec import LLMRec
 from tests.helpers.crm_contract import compare_with_prefixes
@@ -262,137 +256,6 @@ def test_sampled_evaluation_reads_each_history_once(build, settings):
     torch.testing.assert_close(scores, full[torch.arange(len(batch)), batch["item_id"]], rtol=1e-4, atol=1e-6)
 
 
-def test_only_adapters_and_head_are_trained_and_saved(build, settings):
-    config, (train, valid, _), model = build(settings, epochs=1)
-    frozen = {name: parameter.clone() for name, parameter in model.backbone.named_parameters() if "lora_" not in name}
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert set(model.state_dict()) == trained and any("lora_" in name for name in trained)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    get_trainer(config["MODEL_TYPE"], "LLMRec")(config, model).fit(train, valid, saved=False)
-    after = dict(model.backbone.named_parameters())
-    assert all(torch.equal(after[name], tensor) for name, tensor in frozen.items())
-    unchanged = [name for name, tensor in model.state_dict().items() if torch.equal(tensor, before[name])]
-    assert not unchanged
-
-
-RELOAD = """
-import json, sys, torch, recbole_llmd
-from recbole.config import Config
-from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_model
-settings, folder = json.loads(sys.argv[1]), sys.argv[2]
-sys.argv = sys.argv[:1]
-config = Config(config_dict=settings)
-train, _, _ = data_preparation(config, create_dataset(config))
-torch.manual_seed(99)
-model = get_model("LLMRec")(config, train.dataset).eval()
-with torch.no_grad():
-    for tensor in model.state_dict().values():
-        tensor.add_(1.0)
-    model.load_adapter(folder)
-    torch.save(model.full_sort_predict(train.dataset[torch.arange(30)]), "scores.pth")
-"""
-
-
-def test_adapter_in_peft_format_reloads_in_a_fresh_process(build, settings, tiny_llama, workdir):
-    config, (train, valid, _), model = build(settings, epochs=1)
-    get_trainer(config["MODEL_TYPE"], "LLMRec")(config, model).fit(train, valid)
-    folder = next(Path("saved").glob("*-adapter"))
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "head.safetensors",
-    ]
-    model.load_adapter(folder)
-    with torch.no_grad():
-        expected = model.eval().full_sort_predict(train.dataset[torch.arange(30)])
-    repo = Path(__file__).resolve().parents[2]
-    subprocess.run(
-        [sys.executable, "-c", RELOAD, json.dumps(settings), str(folder)],
-        check=True,
-        cwd=workdir,
-        env={**__import__("os").environ, "PYTHONPATH": str(repo)},
-        stdout=subprocess.DEVNULL,
-    )
-    assert torch.equal(torch.load("scores.pth"), expected)
-
-    from peft import PeftModel
-    from transformers import AutoModel
-
-    plain = AutoModel.from_pretrained(tiny_llama)
-    del plain.layers[2:]
-    plain.config.num_hidden_layers = 2
-    theirs = PeftModel.from_pretrained(plain, str(folder))
-    x = torch.randn(2, 5, 32)
-    with torch.no_grad():
-        torch.testing.assert_close(
-            theirs(inputs_embeds=x).last_hidden_state, model.backbone(inputs_embeds=x).last_hidden_state
-        )
-
-
-def test_adapter_of_another_shape_is_refused(build, settings):
-    _, _, model = build(settings)
-    model.save_adapter("a")
-    _, _, other = build(settings, llm_embedding_size=8)
-    with pytest.raises(CheckpointError, match="other items or other llm_"):
-        other.load_adapter("a")
-
-
-def test_text_cache_is_found_again_and_not_used_wrongly(build, settings, tiny_gpt2, monkeypatch, workdir):
-    def cached():
-        return {path.name: path.stat().st_mtime_ns for path in (workdir / "texts").iterdir()}
-
-    _, _, first = build(settings)
-    written = cached()
-    _, _, again = build(settings)
-    assert len(written) == 1 and cached() == written and torch.equal(first.text, again.text)
-    assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
-    build(settings, llm_layers=1, show_progress=True)  # texts are encoded by all layers
-    assert cached() == written
-    for number, more in enumerate(({"item_text_fields": ["genre"]}, {"llm_model": tiny_gpt2}), start=2):
-        build(settings, **more)  # other texts, another model
-        assert len(cached()) == number
-    monkeypatch.setattr(text_encoder, "VERSION", text_encoder.VERSION + 1)  # other code
-    build(settings)
-    assert len(cached()) == 4 and written.items() <= cached().items()
-
-
-def test_cached_text_vectors_are_those_that_are_used(build, settings, workdir):
-    """What stands in the cache is the model's text: it is read, not encoded again beside it."""
-    _, _, first = build(settings)
-    (file,) = (workdir / "texts").iterdir()
-    vectors = load_file(file)["vectors"]
-    save_file({"vectors": vectors.flip(1)}, file)
-    _, _, again = build(settings)
-    assert torch.equal(again.text, first.text.flip(1)) and not torch.equal(again.text, first.text)
-
-
-def test_texts_are_encoded_by_the_uncut_model(build, settings):
-    """The text vectors do not depend on how many layers are kept afterwards."""
-    texts = [build(settings, llm_layers=layers, llm_cache_dir=f"texts-{layers}")[2].text for layers in (0, 1)]
-    assert torch.equal(*texts)
-
-
-def test_text_vectors_are_standardised_weighted_means(build, settings, tiny_llama):
-    """Against one unpadded forward pass per text, and counts of the texts that a token stands in."""
-    from transformers import AutoModel, AutoTokenizer
-
-    config, (train, _, _), model = build(settings)
-    texts = load_item_texts(config, train.dataset)
-    llama, tokenizer = AutoModel.from_pretrained(tiny_llama).eval(), AutoTokenizer.from_pretrained(tiny_llama)
-    tokens = {i: tokenizer(text)["input_ids"] for i, text in enumerate(texts) if text}
-    means = {}
-    for i, ids in tokens.items():
-        with torch.no_grad():
-            hidden = llama(input_ids=torch.tensor([ids])).last_hidden_state[0].double()
-        weights = [math.log((1 + len(tokens)) / sum(token in other for other in tokens.values())) for token in ids]
-        means[i] = sum(weight * row for weight, row in zip(weights, hidden)) / sum(weights)
-    stacked = torch.stack(list(means.values()))
-    expected = (stacked - stacked.mean(0)) / stacked.std(0) / 32**0.5
-    torch.testing.assert_close(model.text[list(means)].double(), expected, rtol=1e-3, atol=1e-4)
-    assert len(means) == 48 and not model.text[[i for i in range(51) if i not in means]].any()
-
-
 def test_item_matrix_is_computed_once_per_evaluation(build, settings, monkeypatch):
     config, (_, _, test), model = build(settings, eval_batch_size=16)
     trainer = get_trainer(config["MODEL_TYPE"], "LLMRec")(config, model)
@@ -405,25 +268,6 @@ def test_item_matrix_is_computed_once_per_evaluation(build, settings, monkeypatc
         model.text_projection.weight.mul_(-5)  # changed weights are seen by the next evaluation
     second = trainer.evaluate(test, load_best_model=False)
     assert len(calls) == 2 and dict(first) != dict(second)
-
-
-def test_dataset_without_item_file(build, settings, workdir, caplog):
-    """Works on the item embedding alone, with one warning; prompts have nothing to say and are refused."""
-    source = Path(settings["data_path"]) / "tiny" / "tiny.inter"
-    (workdir / "data" / "tiny").mkdir(parents=True)
-    (workdir / "data" / "tiny" / "tiny.inter").write_text(source.read_text())
-    bare = {**settings, "data_path": str(workdir / "data")}
-    _, (train, _, _), model = build(bare)
-    warnings = [record.getMessage() for record in caplog.records if "no text" in record.getMessage()]
-    assert len(warnings) == 1 and "50 of 50 items" in warnings[0] and "does not exist" in warnings[0]
-    assert model.text is None and not hasattr(model, "text_projection")
-    names = list(model.state_dict())
-    with torch.no_grad():
-        assert model.eval().full_sort_predict(train.dataset[torch.arange(4)]).shape == (4, 51)
-    assert list(model.state_dict()) == names
-    run_recbole(config_dict=bare)
-    with pytest.raises(DataError, match=r"llm_input = 'prompt'.*no item text.*llm_input: item"):
-        build(bare, llm_input="prompt")
 
 
 @pytest.mark.parametrize(

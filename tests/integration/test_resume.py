@@ -11,21 +11,22 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 
-# Runs a model, and dies by SIGKILL in the middle of one epoch (phase, epoch), or half through writing a file.
+# Runs a model once for each job, in a child that is forked when all is imported. A child dies by SIGKILL in the middle
+# of one epoch (phase, epoch), or half through writing a file, or ends well.
 SCRIPT = """
 import json, os, signal, sys
-settings, death = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+jobs = json.loads(sys.argv[1])
 sys.argv = sys.argv[:1]
 import recbole.trainer, torch, recbole_llmd
 from recbole.quick_start import run_recbole
 from recbole_llmd.trainer.llmd4rec import LLMD4RecTrainer
 from recbole_llmd.trainer.objective import Objective
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
 current = {}
 call, save = Objective.__call__, torch.save
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 class Watched(LLMD4RecTrainer):
     def __init__(self, *args):
@@ -34,38 +35,48 @@ class Watched(LLMD4RecTrainer):
 
 def watched_call(self, batch):
     current["batches"] += 1
-    if current["at"] == death and current["batches"] == 2:
+    if current["at"] == current["death"] and current["batches"] == 2:
         die()
     return call(self, batch)
 
 def watched_save(state, path, **kwargs):
-    if death == "writing" and state.get("phase") == 3 and state.get("epoch") == 1:
+    if current["death"] == "writing" and state.get("phase") == 3 and state.get("epoch") == 1:
         open(path, "wb").write(b"half a checkpoint")
         die()
     return save(state, path, **kwargs)
 
 recbole.trainer.LLMD4RecTrainer, Objective.__call__, torch.save = Watched, watched_call, watched_save
-result = run_recbole(config_dict=settings)
-with open("result.json", "w") as file:
-    json.dump(result, file, default=float)
+for folder, settings, death in jobs:
+    os.makedirs(folder, exist_ok=True)
+    child = os.fork()
+    if child == 0:
+        os.chdir(folder)
+        current.update(death=death)
+        result = run_recbole(config_dict=settings)
+        with open("result.json", "w") as file:
+            json.dump(result, file, default=float)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps([status, sorted(os.listdir(os.path.join(folder, "saved")))]), flush=True)
 """
 
 
-def _run(folder, settings, death=None):
-    """Returns the result, or None if the process was killed."""
-    folder.mkdir(exist_ok=True)
+def _run(jobs):
+    """For each job (folder, settings, death) its exit status and what is then in the folder of checkpoints."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, json.dumps(settings), json.dumps(death)],
-        cwd=folder,
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, json.dumps(jobs)],
         env={**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
     )
-    if done.returncode == -signal.SIGKILL:
-        return None
     assert done.returncode == 0, done.stderr
-    return json.loads((folder / "result.json").read_text())
+    ends = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    assert len(ends) == len(jobs), done.stdout + done.stderr
+    return ends
+
+
+def _result(folder):
+    return _without_seconds(json.loads((folder / "result.json").read_text()))
 
 
 def _without_seconds(result):
@@ -94,13 +105,17 @@ def test_killed_and_resumed_ends_like_uninterrupted(fast_distill, workdir, crm, 
         "llm_train_batch_size": 128,
         "train_batch_size": 128,
     }
-    expected = _without_seconds(_run(workdir / "uninterrupted", settings))
-    folder = workdir / "killed"
-    for number, death in enumerate(deaths):
-        assert _run(folder, {**settings, "resume": number > 0}, death) is None, f"was not killed at {death}"
-        assert len(list((folder / "saved").glob("*.resume.pth"))) == 1
-    assert _without_seconds(_run(folder, {**settings, "resume": True})) == expected
-    left = [path.name for path in (folder / "saved").iterdir()]
+    uninterrupted, killed = workdir / "uninterrupted", workdir / "killed"
+    jobs = [(str(uninterrupted), settings, None)]
+    jobs += [(str(killed), {**settings, "resume": number > 0}, death) for number, death in enumerate(deaths)]
+    jobs += [(str(killed), {**settings, "resume": True}, None)]
+    first, *interrupted, last = _run(jobs)
+    assert first[0] == last[0] == 0
+    for death, (status, files) in zip(deaths, interrupted, strict=True):
+        assert status == -signal.SIGKILL, f"was not killed at {death}"
+        assert len([name for name in files if name.endswith(".resume.pth")]) == 1
+    assert _result(killed) == _result(uninterrupted)
+    left = [path.name for path in (killed / "saved").iterdir()]
     assert len(left) == 2 and not any(".resume." in name for name in left)
 
 

@@ -9,34 +9,11 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from recbole_llmd.errors import MappingMismatch, ModelError, RequestError, SettingsError
 from recbole_llmd.unlearning import Unlearner, fingerprint
-from recbole_llmd.unlearning.mapping import ease, itemknn
-from tests.helpers.ids import stable_id
+from tests.helpers.engines import assert_as_it_was, engine_of, snapshot
 from tests.helpers.mapping_models import MODELS, dense
-
-
-def engine_of(trained, name, **settings):
-    _, loaders, model = trained(name)
-    return Unlearner(model, loaders[0].dataset, **settings)
-
-
-def snapshot(engine):
-    return engine.X.copy(), copy.deepcopy(engine.B), engine.model.n_users, engine.model.n_items
-
-
-def assert_as_it_was(engine, before, exactly=True):
-    X, B, n_users, n_items = before
-    assert (engine.model.n_users, engine.model.n_items) == (n_users, n_items)
-    assert engine.X.shape == X.shape and (engine.X != X).nnz == 0
-    if exactly:
-        assert np.array_equal(dense(engine.B), dense(B))
-    else:
-        assert np.abs(dense(engine.B) - dense(B)).max() < 1e-6
-
 
 # --- the scores -------------------------------------------------------------------------------------------------------
 
@@ -211,73 +188,6 @@ def test_forgetting_everything(trained, name):
     assert np.allclose(dense(engine.B), dense(other.B), atol=1e-5)
 
 
-NOT_NAMES = [  # what is neither a token nor a list of such, nor an internal id or a list of such
-    b"12",
-    bytearray(b"12"),
-    [b"12"],
-    np.array([b"12"]),
-    {3, 5},
-    {3: 5},
-    {"u3": "u5"}.keys(),
-    pd.DataFrame({"user_id": ["u3", "u5"]}),
-    None,
-    [None],
-    3.0,
-    [3.0],
-    np.array([3.0]),
-    torch.tensor([3.0]),
-    [["u3"], ["u5"]],
-    [[3], [5]],
-    np.array([["u3"], ["u5"]]),
-    np.array([[3, 5]]),
-    torch.tensor([[3]]),
-    True,
-    [True],
-    np.array([True]),
-    iter([3]),
-]
-
-
-@pytest.mark.parametrize("ids", ["token", "internal"])
-@pytest.mark.parametrize(
-    "given", NOT_NAMES, ids=lambda given: stable_id(f"{type(given).__name__} {given}".replace("\n", ";"))
-)
-def test_what_names_no_users_is_refused(trained, given, ids):
-    engine = engine_of(trained, "EASE")
-    before = snapshot(engine)
-    for ask in (
-        lambda: engine.forget_users(given, ids=ids, strict=False),
-        lambda: engine.forget_items(given, ids=ids, strict=False),
-        lambda: engine.forget(given, given, ids=ids, strict=False),
-        lambda: engine.learn(given, given, ids=ids, strict=False, grow=True),
-    ):
-        with pytest.raises(RequestError, match=r"(user|item)s? = .*Give|(user|item)s? = .*Leave ids"):
-            ask()
-    assert_as_it_was(engine, before)
-
-
-@pytest.mark.parametrize("given", [3, [3, 5], np.array([3]), np.int64(3), torch.tensor([3]), pd.Series([3])])
-def test_numbers_are_internal_ids_only_if_that_is_said(trained, given):
-    """Token '196' and internal id 196 of ml-100k are two users: a number alone must not choose between them."""
-    engine = engine_of(trained, "EASE")
-    before = snapshot(engine)
-    with pytest.raises(RequestError, match=r"user = 3 .*token as a string, '3', or say ids=.internal"):
-        engine.forget_users(given)
-    assert_as_it_was(engine, before)
-    assert set(engine.forget_users(given, ids="internal").users) == set(np.ravel(given).tolist())
-
-
-def test_strings_are_tokens_only(trained):
-    engine = engine_of(trained, "EASE")
-    for tokens in ("u3", ["u3"], np.array(["u3"]), pd.Series(["u3"])):
-        with pytest.raises(RequestError, match=r"user = 'u3' .*Leave ids=.internal. out"):
-            engine.forget_users(tokens, ids="internal")
-    for wrong in ("tokens", None, 0):
-        with pytest.raises(RequestError, match=f"ids = {wrong!r}: expected 'token'.*'internal'"):
-            engine.forget_users("u3", ids=wrong)
-    assert set(engine.forget_users("u3").users) == {engine.user_ids.to_internal("u3")[0][0]}
-
-
 @pytest.mark.parametrize(
     "request_, message",
     [
@@ -369,86 +279,6 @@ def test_an_item_that_only_a_newcomer_had_keeps_no_trace_of_them(trained, dtype)
         assert engine.B[:, -1].any() and engine.B[-1].any()
         engine.forget_users("newcomer")
         assert not engine.B[:, -1].any() and not engine.B[-1].any()
-
-
-# --- sequences --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype, allowed", [("float32", 1e-4), ("float64", 1e-9)])
-def test_a_thousand_sequential_requests_do_not_drift(trained, dtype, allowed):
-    engine = engine_of(trained, "EASE", hashes=False)
-    engine.refit(dtype)
-    rng, gone = np.random.default_rng(0), []
-    for _ in range(1000):
-        if gone and rng.random() < 0.5:
-            engine.learn(*gone.pop(), ids="internal")
-        else:
-            coo = engine.X.tocoo()
-            pair = rng.integers(len(coo.row))
-            gone.append(([int(coo.row[pair])], [int(coo.col[pair])]))
-            receipt = engine.forget(*gone[-1], ids="internal")
-            assert receipt.method == "low-rank update" and receipt.residual < receipt.tolerance
-    expected = ease.fit(engine.X, engine.params, np.float64)
-    assert np.linalg.norm(engine.B - expected) <= allowed * np.linalg.norm(expected)
-
-
-class ItemKNN:
-    """What the engine needs of RecBole's model."""
-
-    USER_ID, ITEM_ID, n_users, n_items = "user_id", "item_id", 25, 14
-
-    def __init__(self, X):
-        self.interaction_matrix = X
-        self.w = itemknn.fit(X, {"k": 3, "shrink": 0.0})
-
-
-class EASE(ItemKNN):
-    def __init__(self, X):
-        self.interaction_matrix = X
-        self.item_similarity = ease.fit(X, {"reg_weight": 2.0}, np.float64)
-
-
-@pytest.mark.parametrize("model_class", [EASE, ItemKNN])
-@given(
-    st.integers(0, 10**6),
-    st.lists(
-        st.tuples(st.sampled_from(["pairs", "users", "items", "learn", "grow"]), st.integers(0, 10**6)), max_size=8
-    ),
-)
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_any_sequence_of_requests_ends_where_a_fit_from_scratch_does(model_class, seed, requests):
-    rng = np.random.default_rng(seed)
-    X = rng.integers(0, 2, (25, 14)) * rng.integers(1, 3, (25, 14)) * (rng.random((25, 14)) < 0.6)
-    X[0], X[:, 0] = 0, 0
-    model = model_class(sp.csr_matrix(X.astype(np.float32)))
-    engine = Unlearner(model, {"reg_weight": 2.0, "k": 3, "shrink": None, "knn_method": "item"})
-    mine = X.astype(np.float64)  # what X should be, kept by other means
-    for kind, draw in requests:
-        rng = np.random.default_rng(draw)
-        if kind == "users":
-            user = int(rng.integers(1, len(mine)))
-            engine.forget_users(user, ids="internal", strict=False)
-            mine[user] = 0
-        elif kind == "items":
-            item = int(rng.integers(1, mine.shape[1]))
-            engine.forget_items(item, ids="internal", strict=False)
-            mine[:, item] = 0
-        elif kind == "grow":
-            engine.learn([len(mine), 1], [mine.shape[1], mine.shape[1]], [2, 1], ids="internal", grow=True)
-            mine = np.pad(mine, ((0, 1), (0, 1)))
-            mine[-1, -1], mine[1, -1] = 2, 1
-        else:
-            rows, columns = np.nonzero((mine > 0) == (kind == "pairs"))
-            cells = [(u, i) for u, i in zip(rows.tolist(), columns.tolist()) if u and i]
-            cells = [cells[n] for n in rng.integers(len(cells), size=4)] if cells else []
-            method = engine.forget if kind == "pairs" else engine.learn
-            method([u for u, _ in cells], [i for _, i in cells], ids="internal")
-            for cell in cells:
-                mine[cell] = 0 if kind == "pairs" else 1
-    assert np.array_equal(engine.X.toarray(), mine)
-    assert (model.n_users, model.n_items) == mine.shape
-    expected = dense(engine.mapping.fit(sp.csr_matrix(mine), engine.params, np.float64))
-    assert np.abs(dense(engine.B) - expected).max() < (1e-9 if model_class is EASE else 1e-30)
 
 
 # --- receipts ---------------------------------------------------------------------------------------------------------

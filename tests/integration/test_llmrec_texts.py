@@ -1,0 +1,97 @@
+"""LLMRec: item texts, their vectors and the cache of these."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from recbole.quick_start import run_recbole
+from safetensors.torch import load_file, save_file
+
+from recbole_llmd.data.item_text import load_item_texts
+from recbole_llmd.errors import DataError
+from recbole_llmd.llm import text_encoder
+
+
+@pytest.fixture
+def settings(fast):
+    return {**fast, "model": "LLMRec", "epochs": 2}
+
+
+def _check_result(result):
+    assert set(result) == {"best_valid_score", "valid_score_bigger", "best_valid_result", "test_result"}
+    assert 0 <= result["test_result"]["ndcg@10"] <= 1
+
+
+def test_text_cache_is_found_again_and_not_used_wrongly(build, settings, tiny_gpt2, monkeypatch, workdir):
+    def cached():
+        return {path.name: path.stat().st_mtime_ns for path in (workdir / "texts").iterdir()}
+
+    _, _, first = build(settings)
+    written = cached()
+    _, _, again = build(settings)
+    assert len(written) == 1 and cached() == written and torch.equal(first.text, again.text)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
+    build(settings, llm_layers=1, show_progress=True)  # texts are encoded by all layers
+    assert cached() == written
+    for number, more in enumerate(({"item_text_fields": ["genre"]}, {"llm_model": tiny_gpt2}), start=2):
+        build(settings, **more)  # other texts, another model
+        assert len(cached()) == number
+    monkeypatch.setattr(text_encoder, "VERSION", text_encoder.VERSION + 1)  # other code
+    build(settings)
+    assert len(cached()) == 4 and written.items() <= cached().items()
+
+
+def test_cached_text_vectors_are_those_that_are_used(build, settings, workdir):
+    """What stands in the cache is the model's text: it is read, not encoded again beside it."""
+    _, _, first = build(settings)
+    (file,) = (workdir / "texts").iterdir()
+    vectors = load_file(file)["vectors"]
+    save_file({"vectors": vectors.flip(1)}, file)
+    _, _, again = build(settings)
+    assert torch.equal(again.text, first.text.flip(1)) and not torch.equal(again.text, first.text)
+
+
+def test_texts_are_encoded_by_the_uncut_model(build, settings):
+    """The text vectors do not depend on how many layers are kept afterwards."""
+    texts = [build(settings, llm_layers=layers, llm_cache_dir=f"texts-{layers}")[2].text for layers in (0, 1)]
+    assert torch.equal(*texts)
+
+
+def test_text_vectors_are_standardised_weighted_means(build, settings, tiny_llama):
+    """Against one unpadded forward pass per text, and counts of the texts that a token stands in."""
+    from transformers import AutoModel, AutoTokenizer
+
+    config, (train, _, _), model = build(settings)
+    texts = load_item_texts(config, train.dataset)
+    llama, tokenizer = AutoModel.from_pretrained(tiny_llama).eval(), AutoTokenizer.from_pretrained(tiny_llama)
+    tokens = {i: tokenizer(text)["input_ids"] for i, text in enumerate(texts) if text}
+    means = {}
+    for i, ids in tokens.items():
+        with torch.no_grad():
+            hidden = llama(input_ids=torch.tensor([ids])).last_hidden_state[0].double()
+        weights = [math.log((1 + len(tokens)) / sum(token in other for other in tokens.values())) for token in ids]
+        means[i] = sum(weight * row for weight, row in zip(weights, hidden)) / sum(weights)
+    stacked = torch.stack(list(means.values()))
+    expected = (stacked - stacked.mean(0)) / stacked.std(0) / 32**0.5
+    torch.testing.assert_close(model.text[list(means)].double(), expected, rtol=1e-3, atol=1e-4)
+    assert len(means) == 48 and not model.text[[i for i in range(51) if i not in means]].any()
+
+
+def test_dataset_without_item_file(build, settings, workdir, caplog):
+    """Works on the item embedding alone, with one warning; prompts have nothing to say and are refused."""
+    source = Path(settings["data_path"]) / "tiny" / "tiny.inter"
+    (workdir / "data" / "tiny").mkdir(parents=True)
+    (workdir / "data" / "tiny" / "tiny.inter").write_text(source.read_text())
+    bare = {**settings, "data_path": str(workdir / "data")}
+    _, (train, _, _), model = build(bare)
+    warnings = [record.getMessage() for record in caplog.records if "no text" in record.getMessage()]
+    assert len(warnings) == 1 and "50 of 50 items" in warnings[0] and "does not exist" in warnings[0]
+    assert model.text is None and not hasattr(model, "text_projection")
+    names = list(model.state_dict())
+    with torch.no_grad():
+        assert model.eval().full_sort_predict(train.dataset[torch.arange(4)]).shape == (4, 51)
+    assert list(model.state_dict()) == names
+    run_recbole(config_dict=bare)
+    with pytest.raises(DataError, match=r"llm_input = 'prompt'.*no item text.*llm_input: item"):
+        build(bare, llm_input="prompt")
