@@ -190,6 +190,19 @@ def test_a_new_mapping_model_is_one_file_and_one_entry(mapping, build):
     assert [row["B_frobenius"] for row in rows if row["method"] == "counted anew"] == [0.0]
 
 
+def test_a_mapping_model_needs_no_parameters(module, build):
+    plain = COUNTS.replace('("counts_power",)', "()").replace(' ** params["counts_power"]', "")
+    plain = plain.replace('{"counts_power": config["counts_power"]}', "{}")
+    name = module("user_plain_counts", plain)
+    registry.register_mapping("Counts", name, f"{name}:Counts")
+    try:
+        _, (train, *_), model = build(DATA, model="Counts")
+        receipt = Unlearner(model, train.dataset).forget_users([1], ids="internal")
+    finally:
+        registry.unregister_mapping("Counts")
+    assert receipt.method == "counted anew" and not model.interaction_matrix[1].nnz
+
+
 def test_its_name_is_known_everywhere(mapping):
     assert Config(model=mapping, dataset="tiny")["counts_power"] == 1.0
     with pytest.raises(SettingsError, match="must be one of 'EASE', 'ItemKNN', 'SLIMElastic', 'ADMMSLIM', 'Counts'"):

@@ -165,7 +165,7 @@ class Unlearner:
                 "train_data.dataset, or its Config."
             )
         params = {key: self.config[key] for key in self.mapping.PARAMETERS if key in self.config}
-        if all(value is None for value in params.values()):
+        if self.mapping.PARAMETERS and all(value is None for value in params.values()):
             raise SettingsError(
                 f"{', '.join(self.mapping.PARAMETERS)}: none is in the Config given, which is another model's than "
                 f"{self.name}'s. Give the one that the model was trained with."
