@@ -27,7 +27,7 @@ UNSET = {"GOMP_SPINCOUNT": None, "OMP_WAIT_POLICY": None}
 ENVIRONMENTS: dict[str, dict[str, str]] = {  # read by OpenMP when PyTorch is loaded
     "default": {},
     "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
-    "GOMP_SPINCOUNT=300000": {"GOMP_SPINCOUNT": "300000"},
+    "GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
 }
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")

@@ -1,9 +1,9 @@
 """How PyTorch's threads wait for each other: shortly busy, then asleep.
 
 On Linux PyTorch's threads (GNU OpenMP) wait for work by spinning for up to seconds. Where other processes want the same
-cores, the thread that is waited for does not get one: an epoch takes many times its fair share. After a thousand turns
-a waiting thread goes to sleep here, which costs nothing where the machine is quiet
-(``benchmarks/busy_machine.py`` measures both). The user's own choice comes first.
+cores, the thread that is waited for does not get one: an epoch takes many times its fair share. Here a waiting thread
+goes to sleep after ten thousand turns. Fewer turns are better still beside other processes, but slow a quiet machine
+down (``benchmarks/busy_machine.py`` measures both). The user's own choice comes first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
-VARIABLE, SPINS = "GOMP_SPINCOUNT", "1000"
+VARIABLE, SPINS = "GOMP_SPINCOUNT", "10000"
 USERS_CHOICE = (VARIABLE, "OMP_WAIT_POLICY")  # variables by which a user says it otherwise
 
 

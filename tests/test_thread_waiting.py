@@ -26,8 +26,8 @@ def shown(code, **environment):
 @pytest.mark.parametrize(
     "imported, environment, expected",
     [
-        ("recbole_llmd.cli", {}, ["1000", "None"]),
-        ("recbole_llmd.comparison.cell", {}, ["1000", "None"]),
+        ("recbole_llmd.cli", {}, ["10000", "None"]),
+        ("recbole_llmd.comparison.cell", {}, ["10000", "None"]),
         ("recbole_llmd", {"GOMP_SPINCOUNT": "7"}, ["7", "None"]),
         ("recbole_llmd", {"OMP_WAIT_POLICY": "ACTIVE"}, ["None", "ACTIVE"]),
     ],
