@@ -336,6 +336,17 @@ register(
 )
 register(
     ModelSpec(
+        name="SequentialRules",
+        kind="sequential_recommender",
+        model="recbole_llmd.model.sequential_rules:SequentialRules",
+        trainer="recbole_llmd.trainer.sequential_rules:SequentialRulesTrainer",
+        rules=settings.COUNTING_RULES,
+        prefixes=("rules_", "item_text_"),
+        defaults_file="SequentialRules.yaml",
+    )
+)
+register(
+    ModelSpec(
         name="IMCorrect",
         kind="general_recommender",
         model="recbole_llmd.model.imcorrect:IMCorrect",

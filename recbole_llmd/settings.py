@@ -168,6 +168,18 @@ DISTILLATION_RULES: dict[str, Rule] = {
     "resume": boolean,
 }
 
+COUNTING_RULES: dict[str, Rule] = {
+    "rules_distance_decay": one_or_more(share),
+    "rules_backward": one_or_more(number(0)),
+    "rules_normalisation": one_or_more(number(0)),
+    "rules_recency": one_or_more(share),
+    "rules_text": one_or_more(number(0)),
+    "rules_popularity": one_or_more(number(0)),
+    "rules_validation_users": integer(1),
+    "item_text_fields": optional(list_of_names),
+    "item_text_template": optional(non_empty_string),
+}
+
 UNLEARNING_RULES: dict[str, Rule] = {
     "unlearn_scenario": choice("users", "interactions", "sensitive", "spam", "noise", "file"),
     "unlearn_group": choice("core", "edge", "random"),
