@@ -226,6 +226,7 @@ def test_every_entry_finds_its_inner_model():
     inner = {name: registry.spec(name).inner for name in registry.names()}
     assert inner == {
         "LLMRec": None,
+        "SequentialRules": None,
         "LLMD4Rec": InnerModel("crm_model", "recbole_llmd.model_lookup:crm_class", "crm"),
         "IMCorrect": InnerModel("mapping_model", "recbole_llmd.model_lookup:mapping_class"),
     }
