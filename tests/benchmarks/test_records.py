@@ -43,12 +43,7 @@ def test_the_index_names_every_record_and_no_other():
             assert {file.removeprefix(f"{path}/") for file in files if file.startswith(f"{path}/")} == own
 
 
-FROM_A_LOG = pytest.mark.xfail(strict=True, reason="put together from a log; benchmarks/demo.py writes it anew")
-
-
-@pytest.mark.parametrize(
-    "path", [pytest.param(path, marks=FROM_A_LOG if path == "demo-ml-100k.json" else ()) for path in INDEX]
-)
+@pytest.mark.parametrize("path", INDEX)
 def test_the_command_in_the_index_is_the_records(path):
     file = RECORDS / path
     record = json.loads((file / "comparison.json" if file.is_dir() else file).read_text(encoding="utf-8"))
