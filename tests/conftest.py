@@ -23,6 +23,11 @@ CORPUS = [
 ]
 
 
+def pytest_collection_modifyitems(items):
+    """The longest tests first, so that no process is left alone with them at the end."""
+    items.sort(key=lambda item: "test_resume" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True)
 def workdir(tmp_path, monkeypatch):
     """RecBole writes log/, saved/ and log_tensorboard/ into the current folder, and its Config reads sys.argv."""
