@@ -11,8 +11,8 @@ import torch
 
 from recbole_llmd import registry
 from recbole_llmd.atomic_write import atomic_write, refuse_unwritable
-from recbole_llmd.config import plain_config
-from recbole_llmd.errors import CheckpointError, SettingsError
+from recbole_llmd.config import existing_files, plain_config
+from recbole_llmd.errors import CheckpointError
 
 
 def run(
@@ -85,15 +85,3 @@ def _read_exportable(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(content, dict) or "config" not in content or content["config"]["model"] not in models:
         raise CheckpointError(f"{said}: export takes a checkpoint that {' or '.join(models)} wrote.")
     return content
-
-
-def existing_files(files: Sequence[str]) -> list[str]:
-    """The property files, all of which are there.
-
-    Raises:
-        SettingsError: naming the first that is not.
-    """
-    for file in files:
-        if not os.path.isfile(file):
-            raise SettingsError(f"config_files: there is no file {file!r}.")
-    return list(files)

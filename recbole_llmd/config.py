@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,18 @@ def defaults(spec: ModelSpec, inner_defaults: dict[str, Any] | None = None) -> d
         merged.update({key: value for key, value in values.items() if side.is_setting(key)})
         merged.update({f"llm_{key}": values[key] for key in TRAINING_KEYS})
     return {**merged, **load_properties(spec.name)}
+
+
+def existing_files(files: Sequence[str]) -> list[str]:
+    """The property files, all of which are there.
+
+    Raises:
+        SettingsError: naming the first that is not.
+    """
+    for file in files:
+        if not os.path.isfile(file):
+            raise SettingsError(f"config_files: there is no file {file!r}.")
+    return list(files)
 
 
 # --- Configs made of a Config -----------------------------------------------------------------------------------------

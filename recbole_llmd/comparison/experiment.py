@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from recbole_llmd.comparison.experiment_file import (
     read_experiment,
     variants_of,
 )
+from recbole_llmd.config import existing_files
 from recbole_llmd.errors import SettingsError
 from recbole_llmd.trainer.llmd4rec import fingerprint
 
@@ -194,9 +194,6 @@ def make_experiment(
     settings_by_dataset = content.get("datasets", {})
     if datasets:
         settings_by_dataset = {name: settings_by_dataset.get(name, {}) for name in list_names(datasets)}
-    for file in config_files:
-        if not os.path.isfile(file):
-            raise SettingsError(f"config_files: there is no file {file!r}.")
     settings = dict(settings or {})
     return Experiment(
         datasets=_without(settings, settings_by_dataset),
@@ -205,7 +202,7 @@ def make_experiment(
         baseline=baseline or content.get("baseline") or "",
         metrics=content.get("metrics") or [],
         settings={**content.get("settings", {}), **settings},
-        files=list(config_files),
+        files=existing_files(config_files),
     )
 
 

@@ -127,6 +127,8 @@ def test_export_command(small, workdir, capsys):
         ),
         (["--model=LLMD4Rec", "--dataset=ml-100k", "--crm_model=SASRek"], "nearest name is 'SASRec'"),
         (["--model=LLMD4Rec", "--dataset=ml-100k", "--config_files=no.yaml"], "there is no file 'no.yaml'"),
+        (["unlearn", "--evaluate", "--out=x", "--config_files=no.yaml"], "config_files: there is no file 'no.yaml'"),
+        (["compare", "--models=Pop", "--dataset=x", "--config_files=no.yaml"], "there is no file 'no.yaml'"),
         (["--dataset=ml-100k"], "model need to be specified.*--model="),
         (["export", "--checkpoint=no.pth", "--out=x"], "there is no such file"),
     ],

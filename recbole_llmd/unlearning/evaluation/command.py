@@ -11,6 +11,7 @@ from typing import Any
 
 import recbole.quick_start
 
+from recbole_llmd.config import existing_files
 from recbole_llmd.model.imcorrect import IMCorrect
 from recbole_llmd.report.provenance import without_paths
 from recbole_llmd.unlearning.evaluation import report
@@ -45,6 +46,7 @@ def compare_unlearning(
         LLMDError: if something given is wrong.
     """
     models, scenarios, settings = _names(models), _names(scenarios), dict(settings or {})
+    config_files = existing_files(config_files)
     records: list[EvaluationRecord] = []
     fits: list[Row] = []
     for model in models:
