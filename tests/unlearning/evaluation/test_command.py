@@ -37,7 +37,8 @@ def runs(monkeypatch):
 
 
 def test_every_model_and_scenario_is_run_and_all_go_into_one_report(runs, workdir, capsys):
-    files = ["/some/folder/a.yaml"]
+    files = [str(workdir / "a.yaml")]
+    (workdir / "a.yaml").write_text("k: 7\n")
     record = command.compare_unlearning(
         ["EASE", "ItemKNN"], ["users", "noise"], "toy", "report", config_files=files, settings={"k": 8, "reg_weight": 0}
     )
