@@ -48,7 +48,7 @@ def main() -> None:
 
 def phases(distillation: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, float]]:
     """The epochs of each phase, and the median of their seconds, which are without validation."""
-    seconds: dict[str, list[float]] = {label: [] for label in distillation["phases"]}
+    seconds: dict[str, list[float]] = {phase["label"]: [] for phase in distillation["phases"]}
     for side in ("CRM", "LLM"):
         for epoch in distillation[side]:
             seconds[epoch["label"]].append(epoch["seconds"])

@@ -68,6 +68,7 @@ class ModelSpec:
         needs: by setting and value, the setting that must then be given.
         after_warm_up: settings that a run does not depend on until its first round begins: runs of a comparison that
             agree in all others share a warm-up.
+        only_in_warm_up: by a number of epochs, further settings on which the warm-up depends where that is not 0.
         not_comparable: why it cannot stand in a comparison; empty where it can.
 
     >>> entry = spec("LLMRec")
@@ -87,6 +88,7 @@ class ModelSpec:
     side: str | None = None
     needs: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
     after_warm_up: tuple[str, ...] = ()
+    only_in_warm_up: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     not_comparable: str = ""
 
     def is_setting(self, key: str) -> bool:
@@ -324,7 +326,6 @@ register(
             "llm_epochs",
             "distill_rounds",
             "distill_restart",
-            "distill_text_start",
             "distill_direction",
             "distill_temperature",
             "distill_alpha_llm_to_crm",
@@ -332,6 +333,7 @@ register(
             "distill_weighting",
             "distill_topk",
         ),
+        only_in_warm_up={"crm_warmup_epochs": ("crm_text_start", "crm_leave_out_text_only")},
     )
 )
 register(

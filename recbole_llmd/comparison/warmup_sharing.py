@@ -48,7 +48,9 @@ def warmup_key(config: Config) -> str:
     """A hash of every setting that a warm-up depends on; a setting that its model does not name as one that counts
     afterwards alone keeps warm-ups apart, so a new one can do no harm.
     """
-    return fingerprint(side_config(config, **dict.fromkeys(registry.spec(config["model"]).after_warm_up)))
+    spec = registry.spec(config["model"])
+    untrained = [key for epochs, keys in spec.only_in_warm_up.items() if not config[epochs] for key in keys]
+    return fingerprint(side_config(config, **dict.fromkeys([*spec.after_warm_up, *untrained])))
 
 
 def share(trainer: Trainer, folder: str | Path, mask_history: bool) -> float | None:

@@ -1,4 +1,4 @@
-"""Initial item embeddings of a taught CRM, made of the text vectors of the items."""
+"""Initial item embeddings of a CRM, made of the text vectors of the items."""
 
 from __future__ import annotations
 

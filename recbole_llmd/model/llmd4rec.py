@@ -25,7 +25,7 @@ class LLMD4Rec(SequentialRecommender):
     >>> from recbole.quick_start import run_recbole  # small: a tiny dataset and language model, small sizes
     >>> epochs = {"epochs": 1, "llm_epochs": 1, "llm_warmup_epochs": 1, "distill_rounds": 1}
     >>> result = run_recbole(model="LLMD4Rec", config_dict={**small, **epochs, "crm_model": "GRU4Rec"})
-    >>> result["distillation"]["phases"]
+    >>> [phase["label"] for phase in result["distillation"]["phases"]]
     ['warm-up, LLM phase', 'round 1, CRM phase (LLM teaches)', 'round 1, LLM phase (CRM teaches)']
     >>> sorted(result["test_result"]) == sorted(result["llm"]["test_result"])  # the CRM's, and beside it the LLM's
     True

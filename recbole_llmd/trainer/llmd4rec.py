@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,25 @@ def plan(config: Config) -> list[Phase]:
     return [phase for phase in phases if phase.epochs > 0]
 
 
+def phases_that_count(phases: Sequence[Phase], restart: bool) -> list[Phase]:
+    """The phases among which a run chooses, by validation, the weights that each side ends with.
+
+    Of a side that is taught these are the phases in which it is: what is reported of it is never an untaught model. Of
+    one that nobody teaches they are its phases in the rounds where each is a training of its own (``restart``), as
+    many as a taught side has, and all its phases where each goes on from the one before.
+
+    >>> phases = [Phase(0, "LLM", 9, False), Phase(1, "LLM", 9, True), Phase(2, "LLM", 9, True)]
+    >>> [phase.round for phase in phases_that_count(phases, restart=True)]
+    [1, 2]
+    """
+    chosen: list[Phase] = []
+    for side in OTHER:
+        own = [phase for phase in phases if phase.student == side]
+        in_rounds = [phase for phase in own if phase.round > 0]
+        chosen += [phase for phase in own if phase.taught] or (in_rounds if restart else own) or own
+    return chosen
+
+
 @dataclass(frozen=True)
 class Progress:
     """A run at the moment before ``epoch`` of phase ``phase`` (None: before that phase begins).
@@ -121,9 +140,9 @@ class Progress:
 class LLMD4RecTrainer(Trainer):
     """Alternates the phases of :func:`plan`; each phase is one RecBole ``fit`` of one side.
 
-    Each side keeps the weights of its best validation epoch over the whole run: they teach the other side, and the
-    CRM's are what the run returns, evaluates and saves. A phase starts from its side's initial weights, or, without
-    ``distill_restart``, from its best ones.
+    The weights of a side's best validation epoch so far teach the other side. Those of the best epoch of
+    :func:`phases_that_count` are what it ends with; the CRM's are what the run returns, evaluates and saves. A phase
+    starts from its side's initial weights, or, without ``distill_restart``, from its best ones.
 
     Attributes:
         sides: the trainers of ``CRM`` and ``LLM``.
@@ -170,17 +189,20 @@ class LLMD4RecTrainer(Trainer):
         self.prepare(train_data)
         arguments = FitArguments(train_data, valid_data, verbose, show_progress, callback_fn)
         crm, llm = self.sides["CRM"], self.sides["LLM"]
+        if start := self._crm_start():
+            crm.start_from(start)
         phases, progress = plan(self.config), self._progress_to_go_on_from()
-        if progress:
-            for name, side in self.sides.items():
-                side.load_progress(progress.sides[name])
         first = progress.phase if progress else 0
+        if progress:
+            # A side that has had no phase is as it was built: a warm-up taken over says nothing of it.
+            for name in {phase.student for phase in phases[:first]}:
+                self.sides[name].load_progress(progress.sides[name])
         for index in range(first, len(phases)):
-            self._run_phase(index, phases[index], progress if index == first else None, arguments, saved)
+            self._run_phase(index, phases, progress if index == first else None, arguments, saved)
+        for side in self.sides.values():
+            side.finish()
         add_result("llm", {"best_valid_score": llm.best_valid_score, "best_valid_result": llm.best_valid_result})
-        add_result(
-            "distillation", {"phases": [phase.label for phase in phases], "CRM": crm.figures, "LLM": llm.figures}
-        )
+        add_result("distillation", {"phases": self._phase_records(phases), "CRM": crm.figures, "LLM": llm.figures})
         if saved:
             self.optimizer = crm.optimizer  # what a checkpoint of the served model holds
             save_renamed(super()._save_checkpoint, self, -1, verbose, DataIdentity.of(train_data.dataset))
@@ -192,9 +214,10 @@ class LLMD4RecTrainer(Trainer):
         return self.best_valid_score, self.best_valid_result
 
     def _run_phase(
-        self, index: int, phase: Phase, progress: Progress | None, arguments: FitArguments, saved: bool
+        self, index: int, phases: Sequence[Phase], progress: Progress | None, arguments: FitArguments, saved: bool
     ) -> None:
-        student, interruption = self.sides[phase.student], None
+        phase, interruption = phases[index], None
+        student = self.sides[phase.student]
         if progress is not None and progress.epoch is not None:
             interruption = Interruption(progress.epoch, progress.sides[phase.student])
         else:
@@ -203,8 +226,8 @@ class LLMD4RecTrainer(Trainer):
             if 0 < index == self._n_warm_up_phases:
                 for callback in self.after_warm_up:
                     callback()
-        restart = phase.round > 0 and self.config["distill_restart"]
-        initial_weights = self._initial_weights(phase) if restart else {}
+        restart = self.config["distill_restart"]
+        counting = [each for each in phases_that_count(phases, restart) if each.student == phase.student]
         objective = self.objective_for(phase, arguments.train_data.dataset, arguments.show_progress)
         if arguments.verbose:
             self.logger.info(set_color(phase.label, "cyan") + f": at most {phase.epochs} epochs")
@@ -222,20 +245,29 @@ class LLMD4RecTrainer(Trainer):
                 phase.epochs,
                 objective,
                 arguments,
-                restart=restart,
-                initial_weights=initial_weights,
+                restart=phase.round > 0 and restart,
+                supersedes=phase == counting[0],
                 interruption=interruption,
                 on_epoch_begin=on_epoch_begin,
             )
         )
 
-    def _initial_weights(self, phase: Phase) -> dict[str, Tensor]:
-        """The initial weights that the teacher gives a student: a CRM's item embeddings, by the items' texts."""
-        llm, spread = self.model.llm, self.config["distill_text_start"]
-        if not (phase.taught and phase.student == "CRM" and spread and llm.text is not None):
+    def _crm_start(self) -> dict[str, Tensor]:
+        """The initial weights of the CRM that are made of the items' texts: its item embeddings."""
+        llm, spread = self.model.llm, self.config["crm_text_start"]
+        if not spread or llm.text is None:
             return {}
         initial_state = self.sides["CRM"].initial_state
         return initial_embeddings_from_text(initial_state, whitened(llm.text), spread, self.config["seed"])
+
+    def _phase_records(self, phases: Sequence[Phase]) -> list[dict[str, Any]]:
+        """What each phase came to, in their order, and whether it counts for what its side ends with."""
+        records = {record["label"]: record for side in self.sides.values() for record in side.phases}
+        counting = phases_that_count(phases, self.config["distill_restart"])
+        return [
+            {**records[phase.label], "round": phase.round, "taught": phase.taught, "counts": phase in counting}
+            for phase in phases
+        ]
 
     def objective_for(self, phase: Phase, dataset: SequentialDataset, show_progress: bool = False) -> Objective:
         """What the student of ``phase`` minimises; the teacher, if there is one, scores all training samples for it.
@@ -246,10 +278,11 @@ class LLMD4RecTrainer(Trainer):
             show_progress: whether the teacher's pass has a progress bar.
         """
         student, teacher = self.sides[phase.student], self.sides[phase.teacher]
-        if not phase.taught:
-            return student.own_objective()
         # Of items that are no sample's target the LLM alone knows something: their texts.
         text_only_items, temperature = self.model.llm.text_only_items, self.config["distill_temperature"]
+        left_out = text_only_items if phase.student == "LLM" or self.config["crm_leave_out_text_only"] else None
+        if not phase.taught:
+            return student.own_objective(left_out)
         cache = TeacherCache(
             len(dataset),
             dataset.item_num,
@@ -260,7 +293,7 @@ class LLMD4RecTrainer(Trainer):
         )
         cache.fill(teacher.path, f"{teacher.side} teaches: its distributions", show_progress)
         alpha = self.config["distill_alpha_llm_to_crm" if phase.student == "CRM" else "distill_alpha_crm_to_llm"]
-        return Objective(student.path, cache, alpha, temperature, self.config["distill_weighting"], text_only_items)
+        return Objective(student.path, cache, alpha, temperature, self.config["distill_weighting"], left_out)
 
     @property
     def has_warm_up(self) -> bool:

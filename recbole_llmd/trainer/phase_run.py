@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from recbole.data.dataloader import AbstractDataLoader, TrainDataLoader
-from torch import Tensor
 
 from recbole_llmd.trainer.objective import Objective
 
@@ -53,15 +52,15 @@ class PhaseRun:
         epochs: the most epochs that it takes; early stopping may end it before.
         objective: what is minimised; it holds the teacher, if there is one.
         fit: loaders, log and callback.
-        restart: whether training starts from the side's initial weights, and stops early by this phase's scores alone:
+        restart: whether training starts from the side's initial weights instead of the best ones so far:
             a student that has already fitted the samples too closely learns little from a teacher.
-        initial_weights: entries of the initial ``state_dict`` that a restart replaces.
+        supersedes: whether the phases before this one no longer count for the weights that the side ends with.
         interruption: where the phase was interrupted, if it is being resumed.
         on_epoch_begin: called with the number of every epoch before its first batch.
 
     >>> run = PhaseRun(index=2, label="round 1", epochs=3, objective=None, fit=FitArguments(train_data=None))
-    >>> run.restart, dict(run.initial_weights)
-    (False, {})
+    >>> run.restart, run.supersedes
+    (False, False)
     """
 
     index: int
@@ -70,6 +69,6 @@ class PhaseRun:
     objective: Objective
     fit: FitArguments
     restart: bool = False
-    initial_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    supersedes: bool = False
     interruption: Interruption | None = None
     on_epoch_begin: Callable[[int], None] | None = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-from collections.abc import Callable, Iterator, MutableMapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,10 +36,23 @@ def epoch_seed(seed: int, phase: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed, phase, epoch]).generate_state(1)[0])
 
 
+class Best(NamedTuple):
+    """The best weights of one phase or several, by validation.
+
+    >>> Best(0.25, {"ndcg@10": 0.25}, {}).score
+    0.25
+    """
+
+    score: float
+    result: dict[str, float] | None
+    state: dict[str, Tensor] | None
+
+
 class SideTrainer(Trainer):
     """Trains one model; RecBole's loop, early stopping and evaluation, on the model's training path.
 
-    :meth:`prepare` comes first, then :meth:`run_phase` for each phase.
+    :meth:`prepare` comes first, then :meth:`run_phase` for each phase, then :meth:`finish`. ``best_valid_score`` and
+    ``best_valid_result`` are those of the last phase, and from :meth:`finish` on those of the weights in the model.
 
     Args:
         config: the side's Config (its ``learning_rate``, ``epochs``, ... are this side's).
@@ -50,6 +63,9 @@ class SideTrainer(Trainer):
     Attributes:
         objective: what is minimised; there is none before :meth:`prepare`.
         figures: those of every epoch so far, in order.
+        phases: what each phase so far came to: its label, epochs, training seconds, best validation and its epoch.
+        best: the best of all phases: what teaches, and what a phase without restart goes on from.
+        best_that_counts: the best of the phases that count for what the side ends with.
         on_epoch_begin: called with the number of every epoch before its first batch, or None.
     """
 
@@ -70,9 +86,10 @@ class SideTrainer(Trainer):
         self._path: TrainingPath | None = None
         self.initial_state = copy.deepcopy(model.state_dict())
         self.best_state: dict[str, Tensor] | None = None
-        # Best weights, score and result of the phases before a restarted one.
-        self.earlier: tuple[dict[str, Tensor] | None, float, dict[str, float] | None] | None = None
+        self.best: Best | None = None
+        self.best_that_counts: Best | None = None
         self.figures: list[dict[str, Any]] = []
+        self.phases: list[dict[str, Any]] = []
         self.on_epoch_begin: Callable[[int], None] | None = None
 
     def prepare(self, path: TrainingPath) -> None:
@@ -91,12 +108,23 @@ class SideTrainer(Trainer):
             raise RuntimeError(f"{self.side}: has no training path yet; call prepare first.")
         return self._path
 
-    def own_objective(self) -> Objective:
-        """What the side minimises without a teacher."""
-        return Objective(self.path, text_only_items=getattr(self.model, "text_only_items", None))
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace entries of the initial ``state_dict``, from which the first phase and every restarted one begin."""
+        self.initial_state = {**self.initial_state, **weights}
+        self.model.load_state_dict(self.initial_state)
+
+    def own_objective(self, text_only_items: Tensor | None = None) -> Objective:
+        """What the side minimises without a teacher.
+
+        Args:
+            text_only_items: items that its cross-entropy leaves out, bool, ``[n_items]``; the model's own if None.
+        """
+        if text_only_items is None:
+            text_only_items = getattr(self.model, "text_only_items", None)
+        return Objective(self.path, text_only_items=text_only_items)
 
     def run_phase(self, run: PhaseRun) -> None:
-        """Train one phase to its end; afterwards the model has the best weights seen so far in any phase."""
+        """Train one phase to its end; afterwards the model has the best weights so far of any phase."""
         self._begin(run)
         if run.interruption is not None:
             self.load_progress(run.interruption.progress)
@@ -111,16 +139,14 @@ class SideTrainer(Trainer):
             show_progress=fit.show_progress,
             callback_fn=fit.callback_fn,
         )
-        self._restore_best()
+        self._end(run)
 
     def _begin(self, run: PhaseRun) -> None:
-        """A fresh optimizer and early-stopping count; best weights and score stay."""
+        """A fresh optimizer and early-stopping count; a phase stops early, and has its best weights, by itself."""
         if run.restart:
-            self.model.load_state_dict({**self.initial_state, **run.initial_weights})
-            if self.earlier is None:  # else this phase is being resumed
-                self.earlier = self.best_state, self.best_valid_score, self.best_valid_result
-            self.best_state, self.best_valid_result = None, None
-            self.best_valid_score = -np.inf if self.valid_metric_bigger else np.inf
+            self.model.load_state_dict(self.initial_state)
+        self.best_state, self.best_valid_result = None, None
+        self.best_valid_score = -np.inf if self.valid_metric_bigger else np.inf
         self.phase_index, self.label = run.index, run.label
         self.logger.label = run.label
         self.tensorboard.offset = len(self.figures)
@@ -193,22 +219,51 @@ class SideTrainer(Trainer):
         with self.average.in_place():
             self.best_state = copy.deepcopy(self.model.state_dict())
 
-    def _restore_best(self) -> None:
-        """Put the best weights seen so far into the model."""
-        if self.earlier is not None:
-            score = self.earlier[1]
-            if score > self.best_valid_score if self.valid_metric_bigger else score < self.best_valid_score:
-                self.best_state, self.best_valid_score, self.best_valid_result = self.earlier
-            self.earlier = None
-        if self.best_state is not None:
-            self.model.load_state_dict(self.best_state)
+    def _end(self, run: PhaseRun) -> None:
+        """Put the best weights of all phases into the model, and write down what this phase came to."""
+        of_phase = Best(self.best_valid_score, self.best_valid_result, self.best_state)
+        self.best = self._better(self.best, of_phase)
+        self.best_that_counts = self._better(None if run.supersedes else self.best_that_counts, of_phase)
+        epochs = [figures for figures in self.figures if figures["label"] == run.label]
+        scores = [figures.get("valid") for figures in epochs]
+        self.phases.append(
+            {
+                "label": run.label,
+                "side": self.side,
+                "epochs": len(epochs),
+                "seconds": sum(figures["seconds"] for figures in epochs),
+                "best_epoch": scores.index(of_phase.score) if of_phase.score in scores else len(epochs) - 1,
+                "best_valid_score": of_phase.score if of_phase.result is not None else None,
+                "best_valid_result": of_phase.result,
+            }
+        )
+        self._load(self.best)
+
+    def _better(self, earlier: Best | None, later: Best) -> Best:
+        """The one with the better score; of equal ones, as where there is no validation, the later one."""
+        if earlier is None:
+            return later
+        better = earlier.score > later.score if self.valid_metric_bigger else earlier.score < later.score
+        return earlier if better else later
+
+    def _load(self, best: Best) -> None:
+        if best.state is not None:
+            self.model.load_state_dict(best.state)
+
+    def finish(self) -> None:
+        """After the last phase: put the best weights of the phases that count into the model."""
+        if self.best_that_counts is not None:
+            self.best_valid_score, self.best_valid_result, self.best_state = self.best_that_counts
+            self._load(self.best_that_counts)
 
     def progress(self) -> dict[str, Any]:
         """Everything that continuing this side needs, besides what a phase starts afresh."""
         return {
             "state_dict": self.model.state_dict(),
             "best_state": self.best_state,
-            "earlier": self.earlier,
+            "best": self.best,
+            "best_that_counts": self.best_that_counts,
+            "phases": self.phases,
             "cur_step": self.cur_step,
             "best_valid_score": self.best_valid_score,
             "best_valid_result": self.best_valid_result,
@@ -221,7 +276,8 @@ class SideTrainer(Trainer):
         """Go on from what :meth:`progress` gave, before the next phase begins."""
         self.model.load_state_dict(progress["state_dict"])
         self.best_state, self.figures = progress["best_state"], progress["figures"]
-        self.earlier = progress["earlier"]
+        self.best, self.best_that_counts = progress["best"], progress["best_that_counts"]
+        self.phases = list(progress["phases"])
         self.best_valid_score, self.best_valid_result = progress["best_valid_score"], progress["best_valid_result"]
 
     def _load_middle_of_phase(self, progress: dict[str, Any], epoch: int) -> None:

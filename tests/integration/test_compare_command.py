@@ -82,7 +82,8 @@ def _check_learning_curves(traces, record):
         gaps = [i for i, x in enumerate(trace["x"]) if x is None]
         assert len(gaps) == len({entry["label"] for entry in entries}) - 1
         points |= dict(zip((x for x in trace["x"] if x is not None), (entry["label"] for entry in entries)))
-    assert list(dict.fromkeys(points[x] for x in sorted(points))) == record["distillation"]["phases"]
+    labels = [phase["label"] for phase in record["distillation"]["phases"]]
+    assert list(dict.fromkeys(points[x] for x in sorted(points))) == labels
 
 
 def test_a_whole_comparison(ran, options, capsys):

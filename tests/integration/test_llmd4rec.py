@@ -12,8 +12,10 @@ from recbole.utils import get_model, get_trainer
 
 import recbole_llmd
 from recbole_llmd import quick_start
+from recbole_llmd.comparison.warmup_sharing import warmup_key
 from recbole_llmd.llm.text_match import whitened
-from recbole_llmd.trainer.llmd4rec import Phase, plan
+from recbole_llmd.result_collector import collect_results
+from recbole_llmd.trainer.llmd4rec import Phase, phases_that_count, plan
 from tests.helpers.ids import stable_id
 
 REPO = Path(__file__).resolve().parents[2]
@@ -119,7 +121,8 @@ def test_warm_up_does_not_depend_on_the_direction(fast_distill):
 @pytest.mark.parametrize("side", ["CRM", "LLM"])
 def test_rounds_restart_or_go_on(build, fast_distill, side):
     for restart in (True, False):
-        config, (train, valid, _), model = build(fast_distill, distill_direction="none", distill_restart=restart)
+        more = {"distill_direction": "none", "distill_restart": restart, "crm_text_start": 0}
+        config, (train, valid, _), model = build(fast_distill, **more)
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
         built_with, beginnings = _weights(trainer.sides[side]), []
 
@@ -138,17 +141,16 @@ def test_rounds_restart_or_go_on(build, fast_distill, side):
     "more, by_text",
     [
         ({"distill_direction": "mutual"}, True),
-        ({"distill_direction": "llm_to_crm"}, True),
-        ({"distill_direction": "crm_to_llm"}, False),
-        ({"distill_direction": "none"}, False),
-        ({"distill_text_start": 0}, False),
-        ({"distill_restart": False}, False),
+        ({"distill_direction": "none"}, True),
+        ({"crm_text_start": 0}, False),
+        ({"distill_restart": False}, True),
+        ({"distill_restart": False, "crm_warmup_epochs": 1}, True),
     ],
     ids=stable_id,
 )
-def test_a_taught_crm_starts_from_the_texts(build, fast_distill, more, by_text):
-    """The item embeddings lie to each other as the texts do; a CRM that nobody teaches starts as it would alone."""
-    settings = {**fast_distill, "hidden_size": 32, "crm_warmup_epochs": 0, "distill_text_start": 3.0, **more}
+def test_a_crm_starts_from_the_texts_taught_or_not(build, fast_distill, more, by_text):
+    """The item embeddings lie to each other as the texts do; the other weights are those that it was built with."""
+    settings = {**fast_distill, "hidden_size": 32, "crm_warmup_epochs": 0, "crm_text_start": 3.0, **more}
     config, (train, valid, _), model = build(settings)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     own, beginnings = _weights(trainer.sides["CRM"]), []
@@ -165,9 +167,13 @@ def test_a_taught_crm_starts_from_the_texts(build, fast_distill, more, by_text):
         assert first[name][known].std() == pytest.approx(3 * own[name][known].std().item(), rel=1e-4)
 
 
-def test_only_the_llm_teaches_of_items_known_by_text_alone(build, fast_distill):
-    """Their share of the LLM's distribution is taught to the CRM; what the CRM says of them is not to the LLM."""
-    config, (train, _, _), model = build(fast_distill)
+@pytest.mark.parametrize("left_out", [True, False])
+def test_only_the_llm_teaches_of_items_known_by_text_alone(build, fast_distill, left_out):
+    """Their share of the LLM's distribution is taught to the CRM; what the CRM says of them is not to the LLM.
+
+    Whether a CRM's cross-entropy counts them is a setting of its own, taught or not.
+    """
+    config, (train, _, _), model = build(fast_distill, crm_leave_out_text_only=left_out)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     trainer.prepare(train)
     model.llm.text_only_items = torch.arange(model.n_items) == 7
@@ -178,14 +184,48 @@ def test_only_the_llm_teaches_of_items_known_by_text_alone(build, fast_distill):
     }
     for (student, taught), objective in objectives.items():
         items = [] if objective.text_only_items is None else objective.text_only_items.nonzero().flatten().tolist()
-        assert items == ([] if (student, taught) == ("CRM", False) else [7])
+        assert items == ([7] if student == "LLM" or left_out else [])
         assert (objective.teacher is not None) == taught
     assert objectives["CRM", True].teacher.logp[:, 6].min() > -20
     assert objectives["LLM", True].teacher.logp[:, 6].max() < -1000
 
 
-def test_a_restarted_phase_stops_by_its_own_scores_and_the_best_of_all_phases_stays(build, fast_distill):
-    """After a long warm-up the first epochs of a restart are worse than it: they must neither end the phase nor win."""
+@pytest.mark.parametrize(
+    "restart, taught, expected",
+    [(True, (0, 0), [1, 2]), (False, (0, 0), [0, 1, 2]), (True, (1, 1), [1, 2]), (False, (1, 1), [1, 2])],
+)
+def test_the_phases_that_count(restart, taught, expected):
+    phases = [Phase(number, "LLM", 1, bool(number and taught[number - 1])) for number in range(3)]
+    crm = Phase(0, "CRM", 1, False)  # the only one of its side
+    assert phases_that_count([crm, *phases], restart) == [crm, *(phases[number] for number in expected)]
+
+
+@pytest.mark.parametrize("direction, warm_up_counts", [("mutual", False), ("llm_to_crm", True)])
+def test_a_taught_side_never_ends_with_an_untaught_model(build, fast_distill, direction, warm_up_counts):
+    """After a long warm-up, taught phases of one epoch are worse than it, and still they are what is kept."""
+    more = {"distill_restart": False, "llm_warmup_epochs": 8, "llm_epochs": 1, "llm_learning_rate": 0.02}
+    config, (train, valid, _), model = build(fast_distill, distill_direction=direction, **more)
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    with collect_results() as results:
+        trainer.fit(train, valid, saved=False, verbose=False)
+    llm = trainer.sides["LLM"]
+    scores = [max(f["valid"] for f in llm.figures if f["label"].startswith(name)) for name in ("warm-up", "round 1")]
+    assert scores[0] > scores[1]  # the last epochs of the warm-up learned nothing more
+    assert llm.best_valid_score == scores[0 if warm_up_counts else 1] == llm.best_valid_result["ndcg@10"]
+    assert llm.evaluate(valid, load_best_model=False)["ndcg@10"] == llm.best_valid_score
+    records = {phase["label"]: phase for phase in results["distillation"]["phases"]}
+    assert records["warm-up, LLM phase"]["best_valid_score"] == scores[0]
+    assert records["warm-up, LLM phase"]["counts"] == warm_up_counts
+    assert [(phase["side"], phase["round"], phase["taught"]) for phase in records.values()] == [
+        ("LLM", 0, False),
+        ("CRM", 0, False),
+        ("CRM", 1, True),
+        ("LLM", 1, not warm_up_counts),
+    ]
+
+
+def test_a_restarted_phase_stops_by_its_own_scores(build, fast_distill):
+    """After a long warm-up the first epochs of a restart are worse than it: they must not end the phase."""
     config, (train, valid, _), model = build(
         fast_distill, distill_direction="none", llm_warmup_epochs=8, llm_epochs=2, llm_stopping_step=0
     )
@@ -197,8 +237,8 @@ def test_a_restarted_phase_stops_by_its_own_scores_and_the_best_of_all_phases_st
         scores[figures["label"].split(",")[0]].append(figures["valid"])
     first, *later = scores["round 1"]
     assert first < max(scores["warm-up"]) and len(later) == 1
-    assert llm.best_valid_score == max(scores["warm-up"] + scores["round 1"])
-    again = llm.evaluate(valid, load_best_model=False)  # the weights are those of the best score
+    assert llm.best.score == max(scores["warm-up"]) and llm.best_valid_score == max(scores["round 1"])
+    again = llm.evaluate(valid, load_best_model=False)  # the weights are those of the best score that counts
     assert again["ndcg@10"] == llm.best_valid_score == llm.best_valid_result["ndcg@10"]
 
 
@@ -236,6 +276,28 @@ def test_a_warm_start_ends_like_a_run_with_its_own_warm_up(build, fast_distill):
             for trainer in (own, taken_over)
         ]
         assert figures[0] == figures[1]
+
+
+def test_a_warm_up_of_the_llm_alone_says_nothing_of_the_crm(build, fast_distill):
+    """A run that takes it over has a CRM of its own, with its own start, and ends as with its own warm-up."""
+
+    def trained(file, start, **more):
+        settings = {**fast_distill, "crm_warmup_epochs": 0, "distill_restart": False, "crm_text_start": start}
+        config, (train, valid, test), model = build(settings, **more)
+        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+        if file:
+            trainer.warm_start(file)
+        trainer.after_warm_up.append(lambda: trainer.save_warm_up(f"{start}.pth"))
+        trainer.fit(train, valid, saved=False, verbose=False)
+        return warmup_key(config), trainer.evaluate(test, load_best_model=False)
+
+    key, _ = trained(None, 0)
+    own_key, own = trained(None, 5.0)
+    assert key == own_key and trained("0.pth", 5.0) == (key, own)
+    configs = [build(fast_distill, crm_warmup_epochs=epochs, crm_text_start=5.0)[0] for epochs in (0, 1)]
+    others = [build(fast_distill, crm_warmup_epochs=epochs, crm_text_start=0)[0] for epochs in (0, 1)]
+    equal = [warmup_key(config) == warmup_key(other) for config, other in zip(configs, others, strict=True)]
+    assert equal == [True, False]
 
 
 def test_without_a_warm_up_nothing_is_told_after_it(build, fast_distill):

@@ -83,6 +83,8 @@ def _without_seconds(result):
     for side in ("LLM", "CRM"):
         for figures in result["distillation"][side]:
             del figures["seconds"]
+    for phase in result["distillation"]["phases"]:
+        del phase["seconds"]
     return result
 
 

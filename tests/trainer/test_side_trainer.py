@@ -67,24 +67,51 @@ def test_a_phase_tells_when_an_epoch_begins(crm_side):
     assert [(figures["label"], figures["epoch"]) for figures in crm.figures] == [("a phase", 0), ("a phase", 1)]
 
 
-def test_a_restart_replaces_some_of_the_initial_weights(crm_side):
+def test_the_first_phase_and_a_restart_begin_with_the_initial_weights_given(crm_side):
     crm, train, _ = crm_side()
     built_with, name = _weights(crm), "item_embedding.weight"
-    crm.run_phase(PhaseRun(0, "first", 1, crm.own_objective(), FitArguments(train)))
     given, seen = torch.full_like(built_with[name], 0.5), []
-    again = PhaseRun(
-        1,
-        "again",
-        1,
-        crm.own_objective(),
-        FitArguments(train),
-        restart=True,
-        initial_weights={name: given},
-        on_epoch_begin=lambda epoch: seen.append(_weights(crm)),
-    )
-    crm.run_phase(again)
-    assert torch.equal(seen[0].pop(name), given)
-    assert _equal(seen[0], built_with)
+    crm.start_from({name: given})
+    for number, restart in enumerate((False, True, False)):
+        crm.run_phase(
+            PhaseRun(
+                number,
+                f"phase {number}",
+                1,
+                crm.own_objective(),
+                FitArguments(train),
+                restart=restart,
+                on_epoch_begin=lambda epoch: seen.append(_weights(crm)),
+            )
+        )
+    for weights in seen[:2]:
+        assert torch.equal(weights.pop(name), given)
+        assert _equal(weights, built_with)
+    assert not torch.equal(seen[2][name], given)
+
+
+def test_a_side_ends_with_the_best_phase_that_counts_and_goes_on_from_the_best_of_all(crm_side):
+    """A phase that supersedes the ones before it is worse than they: it is what the side ends with all the same."""
+    crm, train, valid = crm_side(learning_rate=0.01, stopping_step=20)
+
+    def phase(number, epochs, **more):
+        run = PhaseRun(number, f"phase {number}", epochs, crm.own_objective(), FitArguments(train, valid), **more)
+        crm.run_phase(run)
+        return crm.phases[-1]["best_valid_score"]
+
+    long = phase(0, 12)
+    best_of_all = _weights(crm)
+    short = phase(1, 1, restart=True, supersedes=True)
+    assert short < long and crm.best.score == long and crm.best_that_counts.score == short
+    assert _equal(_weights(crm), best_of_all)
+    later = phase(2, 1, restart=True)  # another draw of the same training
+    crm.finish()
+    assert crm.best_valid_score == max(short, later) == crm.best_valid_result["ndcg@10"]
+    assert crm.evaluate(valid, load_best_model=False)["ndcg@10"] == max(short, later)
+    first = crm.phases[0]
+    valids = [figures["valid"] for figures in crm.figures if figures["label"] == "phase 0"]
+    assert (first["epochs"], first["best_epoch"], first["best_valid_score"]) == (12, valids.index(long), long)
+    assert first["seconds"] == sum(figures["seconds"] for figures in crm.figures[:12])
 
 
 def test_an_interrupted_phase_goes_on_before_its_epoch(crm_side):
