@@ -73,7 +73,7 @@ def _execute(options: argparse.Namespace, settings: dict[str, str], command: str
                 raise SettingsError(f"--{option.replace('_', '-')} is missing: it is needed without --evaluate.")
         unlearn(options.checkpoint, options.forget_file, options.out, strict=not options.skip_missing)
     elif options.command == "compare":
-        named = {key: given[key] for key in ("models", "seeds", "baseline", "experiment", "out")}
+        named = {key: given[key] for key in ("models", "seeds", "baseline", "experiment", "mask_history", "out")}
         return _compare({**named, "datasets": options.dataset}, config_files, settings, command)
     else:
         processes = {key: given[key] for key in ("nproc", "world_size", "ip", "port", "group_offset")}
@@ -185,5 +185,8 @@ def _add_compare(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     comparison.add_argument("--seeds", help="how many seeds, from 2020 on, or a list such as 2020,2021")
     comparison.add_argument("--baseline", help="what the others are compared with (default: the first one)")
     comparison.add_argument("--experiment", help="an experiment file: datasets, variants and their settings")
+    comparison.add_argument(
+        "--mask_history", help="True or False: whether items of a user's history are left out of all rankings"
+    )
     comparison.add_argument("--config_files", help="RecBole's property files, separated by spaces")
     comparison.add_argument("--out", help="the folder of records and report (default: saved/compare/<name>)")

@@ -68,7 +68,9 @@ def run(task: Task) -> tuple[Record, dict[str, Array]]:
     with collect_results() as extra:
         _, best_valid = trainer.fit(train, valid, saved=True, show_progress=show, callback_fn=validated)
         fit_seconds = time.perf_counter() - fit_started
-        test_result, per_user = _evaluate(trainer, test)
+        # What a user of the served model has done since its training, which sequential models read from the history.
+        knows_valid = test.is_sequential or cell_metrics.take_up_validation(trainer.model, config, valid)
+        test_result, per_user = _evaluate(trainer, test, load_best=test.is_sequential or not knows_valid)
     train_seconds = None  # where not all of it was in this process or is known
     if not config["resume"] and warmup_seconds is not None:
         train_seconds = build_seconds + fit_seconds + warmup_seconds
@@ -76,6 +78,7 @@ def run(task: Task) -> tuple[Record, dict[str, Array]]:
         "data": cell_metrics.data_facts(*loaders),
         "best_valid_result": best_valid,
         "test_result": test_result,
+        "knows_validation_item": knows_valid,
         **extra,
         "curve": [] if "distillation" in extra else curve,  # there, every figure names its side and phase
         "cost": {
@@ -101,6 +104,8 @@ def _build(task: Task) -> _Build:
     train, _, test = loaders
     if task["mask_history"] and test.is_sequential:
         cell_metrics.hide_history(*loaders)
+    elif not task["mask_history"] and not test.is_sequential:
+        cell_metrics.show_history(*loaders)
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     model_class, trainer_class = get_model(config["model"]), get_trainer(config["MODEL_TYPE"], config["model"])
     started = time.perf_counter()
@@ -109,14 +114,14 @@ def _build(task: Task) -> _Build:
     return _Build(config, loaders, trainer_class(config, model), seconds)
 
 
-def _evaluate(trainer: Trainer, test: Loader) -> tuple[dict[str, float], dict[str, Array]]:
+def _evaluate(trainer: Trainer, test: Loader, load_best: bool) -> tuple[dict[str, float], dict[str, Array]]:
     """RecBole's test result, and each user's values; those of an LLM at the model's side with ``llm/`` in front."""
     llm = trainer.sides["LLM"] if hasattr(trainer, "sides") else None
     with cell_metrics.values_per_user(trainer.evaluator) as values:
         if llm is None:
-            return trainer.evaluate(test, load_best_model=True), values
+            return trainer.evaluate(test, load_best_model=load_best), values
         with cell_metrics.values_per_user(llm.evaluator) as llm_values:
-            result = trainer.evaluate(test, load_best_model=True)
+            result = trainer.evaluate(test, load_best_model=load_best)
     if llm.figures:  # it was trained
         values.update({f"llm/{name}": value for name, value in llm_values.items()})
     return result, values

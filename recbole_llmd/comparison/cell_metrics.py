@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from recbole.config import Config
 from recbole.data.dataloader import AbstractDataLoader as Loader
 from recbole.data.interaction import Interaction
 from recbole.evaluator import Evaluator
 from recbole.evaluator.base_metric import TopkMetric
 from recbole.trainer import Trainer
 from scipy.sparse import csr_matrix
+
+from recbole_llmd import registry
 
 Array = npt.NDArray[Any]
 # What RecBole evaluates at a time: the users, what is masked (users, items), the targets (users, items).
@@ -76,6 +79,40 @@ def _mask(loader: Loader, seen: csr_matrix) -> None:
         return interaction, (row[other], item[other]), positive_u, positive_i
 
     loader.collate_fn = masked
+
+
+def show_history(train: Loader, valid: Loader, test: Loader) -> None:
+    """Rank a general model's whole catalogue, the items of the history too, as RecBole does for sequential models."""
+    for loader in (valid, test):
+        loader.collate_fn = _unmasked(loader.collate_fn)
+
+
+def _unmasked(collate: Callable[[Array], Batch]) -> Callable[[Array], Batch]:
+    def unmasked(index: Array) -> Batch:
+        interaction, _, positive_u, positive_i = collate(index)
+        return interaction, None, positive_u, positive_i
+
+    return unmasked
+
+
+def take_up_validation(model: Any, config: Config, valid: Loader) -> bool:
+    """Add the users' validation items to the rows of X that a mapping model scores by; its B stays as it was trained.
+
+    Returns:
+        bool: whether that was done; other general models have no rows that could be changed after their training.
+    """
+    name = type(model).__name__
+    if registry.mapping_spec(name) is None:
+        return False
+    mapping = registry.mapping_module(name)
+    if any(config[key] != value for key, value in mapping.REQUIRED.items()):
+        return False
+    X = csr_matrix(model.interaction_matrix)
+    X = (X + _pairs(valid).astype(X.dtype)).tocsr()
+    model.interaction_matrix = X
+    for attribute, value in mapping.derived(X, getattr(model, mapping.MATRIX)).items():
+        setattr(model, attribute, value)
+    return True
 
 
 def _interactions(train: Loader) -> csr_matrix:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_llmd.atomic_write import atomic_write
 from recbole_llmd.comparison import page, summary, tables
 from recbole_llmd.comparison.cell_store import CellStore, Record
 from recbole_llmd.comparison.experiment import Cell, Experiment, make_experiment
@@ -25,6 +26,7 @@ def compare(
     *,
     baseline: str | None = None,
     experiment: str | None = None,
+    mask_history: bool | str | None = None,
     config_files: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
@@ -40,6 +42,8 @@ def compare(
         seeds: how many, from RecBole's 2020 on, or a list of them; one if None.
         baseline: the model, or variant, that the others are compared with; the first one if None.
         experiment: an experiment file, in place of ``models``.
+        mask_history: whether the items of a user's history are left out of the ranking of every model; if None, as the
+            experiment file says, else where not all models are sequential.
         config_files: RecBole's property files, below all other settings.
         settings: hold for every model that has them, above those of the experiment file.
         out: the folder of records and report; ``saved/compare/<datasets or experiment>`` if None.
@@ -58,11 +62,19 @@ def compare(
     recbole_llmd.errors.SettingsError: seeds = 0: must be a number of seeds (1 to 100) or a list of seeds such as ...
     """
     asked = make_experiment(
-        models, datasets, seeds, baseline=baseline, experiment=experiment, config_files=config_files, settings=settings
+        models,
+        datasets,
+        seeds,
+        baseline=baseline,
+        experiment=experiment,
+        mask_history=mask_history,
+        config_files=config_files,
+        settings=settings,
     )
     if command is None:
         options: dict[str, Any] = {"models": models, "dataset": datasets, "seeds": seeds, "baseline": baseline}
-        options |= {"experiment": experiment, "config_files": " ".join(config_files), **(settings or {}), "out": out}
+        options |= {"experiment": experiment, "mask_history": mask_history, "config_files": " ".join(config_files)}
+        options |= {**(settings or {}), "out": out}
         command = command_line(options)
     name = Path(experiment).stem if experiment else "-".join(asked.datasets)
     store = CellStore(Path(out or Path("saved", "compare", name)))
@@ -97,11 +109,11 @@ def command_line(options: Mapping[str, Any]) -> str:
 
 
 def _announce(experiment: Experiment, cells: Sequence[Cell], folder: Path) -> None:
-    if experiment.mask_history:
-        print("Not all models are sequential: the users' histories are left out of the ranking of all models.")
+    ranked = "all items but those of the user's history" if experiment.mask_history else "all items"
     print(
         f"{len(cells)} cells: {', '.join(experiment.datasets)}; {', '.join(experiment.variants)}; "
-        f"seeds {', '.join(map(str, experiment.seeds))}. Leave-one-out by time, all items ranked. Results: {folder}"
+        f"seeds {', '.join(map(str, experiment.seeds))}. Leave-one-out by time; for every model {ranked} ranked. "
+        f"Results: {folder}"
     )
 
 
@@ -111,10 +123,11 @@ def _figures(
     metrics = experiment.metrics
     return {
         "rows": summary.result_rows(results, metrics),
-        "differences": summary.differences(results, experiment.baseline, metrics),
+        "differences": summary.differences(results, experiment.baseline, metrics, experiment.tests),
+        "phases": summary.phase_rows(results),
         "by_history": summary.breakdown(results, metrics[0], "history"),
         "by_popularity": summary.breakdown(results, metrics[0], "popularity", summary.NEVER),
-        "notes": summary.notes(cells, records, results, experiment.mask_history),
+        "notes": summary.notes(cells, records, results, bool(experiment.mask_history)),
     }
 
 
@@ -126,6 +139,7 @@ def _record(
         "variants": experiment.variants,
         "seeds": experiment.seeds,
         "baseline": experiment.baseline,
+        "tests": experiment.tests,
         "metrics": experiment.metrics,
         "mask_history": experiment.mask_history,
     }
@@ -140,8 +154,10 @@ def _write(folder: Path, record: Record, results: Sequence[VariantResult]) -> Re
     """Write table, record and page; returns the record as it is read back."""
     write_csv(folder / "comparison.csv", tables.flat_rows(record))
     write_json(folder / "comparison.json", record)
+    with atomic_write(folder / "comparison.md") as temporary:
+        temporary.write_text(tables.markdown(record, record["experiment"]["metrics"]), encoding="utf-8")
     page.write(folder / "comparison.html", record, results)
-    print(f"\n{folder}/comparison.html (.csv, .json)")
+    print(f"\n{folder}/comparison.html (.csv, .json, .md)")
     written: Record = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     return written
 

@@ -17,8 +17,10 @@ from recbole_llmd import registry
 from recbole_llmd.comparison.experiment_file import (
     Seeds,
     Settings,
+    as_truth,
     list_names,
     list_seeds,
+    list_tests,
     nearest,
     read_experiment,
     variants_of,
@@ -31,7 +33,8 @@ from recbole_llmd.trainer.llmd4rec import fingerprint
 EVAL_ARGS = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
 SET_BY_COMPARISON = {  # settings that a comparison sets itself, and how to say it instead
     "eval_args": "a comparison tests on every user's last interaction, for all models",
-    "repeatable": "a comparison ranks the same items for all models",
+    "repeatable": "a comparison ranks the same items for all models; mask_history says which",
+    "mask_history": "it holds for all models; give it beside seeds in an experiment file, or as compare's own option",
     "seed": "give seeds",
     "model": "give models, or variants in an experiment file",
     "dataset": "give dataset",
@@ -81,7 +84,9 @@ class Experiment:
         metrics: the columns of the tables; empty: all that RecBole computes, the validation metric first.
         settings: hold for all variants that have them, below a dataset's and a variant's own.
         files: RecBole's property files, below all settings.
-        mask_history: whether items of a user's history are left out of all rankings; known after :meth:`cells`.
+        tests: pairs of rows that are compared besides; an LLM's row is its variant's name and `` · LLM``.
+        mask_history: whether items of a user's history are left out of all rankings; None: where not all models are
+            sequential, as is known after :meth:`cells`.
 
     Raises:
         SettingsError: if a name, key or value cannot be; found before anything runs.
@@ -98,7 +103,8 @@ class Experiment:
     metrics: list[str] = field(default_factory=list)
     settings: Settings = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
-    mask_history: bool = False
+    tests: list[list[str]] = field(default_factory=list)
+    mask_history: bool | None = None
 
     def __post_init__(self) -> None:
         if not self.datasets or not self.variants:
@@ -116,6 +122,7 @@ class Experiment:
             if reason := registry.why_not_comparable(variant["model"]):
                 raise SettingsError(reason)
         self._refuse_unknown()
+        self.tests = list_tests(self.tests, self._rows())
 
     def cells(self) -> list[Cell]:
         """Every cell, seed by seed, so that an unfinished comparison is already a paired one."""
@@ -127,8 +134,9 @@ class Experiment:
         }
         _check_equal_evaluation([(variant, config) for (_, _, variant), config in configs.items()])
         types = {config["MODEL_TYPE"] for config in configs.values()}
-        # RecBole ranks a general model's unseen items and a sequential model's whole catalogue.
-        self.mask_history = types != {ModelType.SEQUENTIAL}
+        if self.mask_history is None:
+            # RecBole ranks a general model's unseen items and a sequential model's whole catalogue.
+            self.mask_history = types != {ModelType.SEQUENTIAL}
         self.metrics = _columns(next(iter(configs.values())), self.metrics)
         return [
             Cell(
@@ -143,6 +151,12 @@ class Experiment:
             )
             for (dataset, seed, variant), config in configs.items()
         ]
+
+    def _rows(self) -> list[str]:
+        """The names of the results: of every variant, and of the LLM beside it."""
+        models = {variant: own["model"] for variant, own in self.variants.items()}
+        with_llm = [name for name, model in models.items() if registry.is_ours(model) and registry.spec(model).side]
+        return [*models, *map(llm_row, with_llm)]
 
     def _given(self, dataset: str, variant: str, seed: int) -> Settings:
         own = dict(self.variants[variant])
@@ -172,6 +186,11 @@ class Experiment:
                 raise SettingsError(f"{key} is a setting of none of the models compared ({', '.join(models)}). {hint}")
 
 
+def llm_row(variant: str) -> str:
+    """What tables call the LLM that was trained beside the served model of ``variant``."""
+    return f"{variant} · LLM"
+
+
 def make_experiment(
     models: str | Sequence[str] | None = None,
     datasets: str | Sequence[str] | None = None,
@@ -179,6 +198,7 @@ def make_experiment(
     *,
     baseline: str | None = None,
     experiment: str | None = None,
+    mask_history: bool | str | None = None,
     config_files: Sequence[str] = (),
     settings: Mapping[str, object] | None = None,
 ) -> Experiment:
@@ -203,6 +223,8 @@ def make_experiment(
         metrics=content.get("metrics") or [],
         settings={**content.get("settings", {}), **settings},
         files=existing_files(config_files),
+        tests=content.get("tests") or [],
+        mask_history=as_truth(content.get("mask_history") if mask_history in (None, "") else mask_history),
     )
 
 

@@ -17,7 +17,7 @@ Seeds = int | str | Sequence[int | str]
 
 FIRST_SEED = 2020  # RecBole's
 MOST_SEEDS = 100
-KEYS = ("dataset", "datasets", "seeds", "baseline", "metrics", "settings", "variants")
+KEYS = ("dataset", "datasets", "seeds", "baseline", "tests", "metrics", "mask_history", "settings", "variants")
 
 
 def read_experiment(path: str) -> dict[str, Any]:
@@ -61,6 +61,51 @@ def _as_settings(path: str, key: str, value: object) -> Settings:
     if value is not None and not isinstance(value, dict):
         raise SettingsError(f"{path}: {key} = {value!r}: must be settings, written key: value.")
     return dict(value or {})
+
+
+def as_truth(value: object) -> bool | None:
+    """``mask_history`` as a user writes it; None where it is not set.
+
+    >>> as_truth("True"), as_truth(False), as_truth(None)
+    (True, False, None)
+
+    Raises:
+        SettingsError: if it is neither.
+    """
+    values = {"True": True, "False": False, "None": None}
+    if str(value) not in values:
+        raise SettingsError(f"mask_history = {value!r}: must be True or False. Leave it out to let the models decide.")
+    return values[str(value)]
+
+
+def list_tests(given: object, rows: Sequence[str]) -> list[list[str]]:
+    """The pairs of rows that a comparison tests besides the differences to its baseline.
+
+    Args:
+        given: a list of pairs of names.
+        rows: the names that there are.
+
+    >>> list_tests([["mutual", "alone"]], ["alone", "mutual"])
+    [['mutual', 'alone']]
+
+    Raises:
+        SettingsError: if it is something else.
+    """
+    rule = "must be a list of pairs of different rows, such as [[mutual, alone], [mutual · LLM, alone · LLM]]."
+    if given is None:
+        return []
+    if not isinstance(given, (list, tuple)):
+        raise SettingsError(f"tests = {given!r}: {rule}")
+    for pair in given:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or pair[0] == pair[1]:
+            raise SettingsError(f"tests: {pair!r}: {rule}")
+        for name in pair:
+            if name not in rows:
+                raise SettingsError(
+                    f"tests: {name!r}: there is no such row, but {', '.join(rows)}. "
+                    f"The nearest is {nearest(name, rows)!r}."
+                )
+    return [list(pair) for pair in given]
 
 
 def variants_of(models: str | Sequence[str]) -> dict[str, Settings]:

@@ -10,7 +10,7 @@ from recbole_llmd.comparison import page_plots
 from recbole_llmd.comparison.cell_store import Record
 from recbole_llmd.comparison.page_plots import Look
 from recbole_llmd.comparison.summary import NEVER, VariantResult, by_dataset
-from recbole_llmd.comparison.tables import difference_columns, label, row_columns
+from recbole_llmd.comparison.tables import difference_columns, label, phase_columns, row_columns
 from recbole_llmd.report.page import Section, Table, provenance_section, write_page
 from recbole_llmd.report.plot_style import styles
 from recbole_llmd.report.table import present
@@ -32,7 +32,7 @@ def write(path: Path, record: Record, results: Sequence[VariantResult]) -> None:
     experiment = record["experiment"]
     metric, look = experiment["metrics"][0], styles(result.variant for result in results)
     on_dataset = by_dataset(results)
-    sections = [_tables(record)]
+    sections = [_tables(record), *_phases(record)]
     for plot in _plots(record, label(metric)):
         content: list[str | Figure] = []
         for dataset, own in on_dataset.items():
@@ -52,17 +52,31 @@ def write(path: Path, record: Record, results: Sequence[VariantResult]) -> None:
 def _tables(record: Record) -> Section:
     content = [
         "Test figures as mean ± standard deviation over the seeds. “· LLM” is the LLM that was trained beside the CRM; "
-        "the CRM alone is served. Training is the whole variant's. Serving: time to score all items for one user.",
+        "the CRM alone is served. Trainings: among how many the validation chose the row's weights. Training is the "
+        "whole variant's. Serving: time to score all items for one user.",
         Table(record["rows"], present(record["rows"], row_columns(record["experiment"]["metrics"]))),
     ]
     if record["differences"]:
         content += [
-            "Difference to the baseline on the users in common. p over users: paired t-test on each user's difference, "
-            "averaged over the seeds first. p over seeds: paired t-test on the seeds' means. Both corrected (Holm) for "
-            "the number of comparisons in the same metric.",
+            "Difference to the baseline, and of the pairs that the experiment names, on the users in common. 95% "
+            "interval: of the relative difference, by 10,000 draws of the users with replacement. p over users: paired "
+            "t-test on each user's difference. For both a user's values are averaged over the seeds first. p over "
+            "seeds: paired t-test on the seeds' means. Both p are corrected (Holm) for the number of comparisons in "
+            "the same metric.",
             Table(record["differences"], difference_columns()),
         ]
     return Section("Results", content)
+
+
+def _phases(record: Record) -> list[Section]:
+    if not record["phases"]:
+        return []
+    text = (
+        "The best validation of every phase, mean ± standard deviation over the seeds. A side ends with the best of "
+        "the phases that count: those in which it is taught, or, where nobody teaches it, its phases in the rounds. "
+        "Any phase may give the teacher. Training is without validation."
+    )
+    return [Section("Phases", [text, Table(record["phases"], phase_columns())])]
 
 
 def _plots(record: Record, shown: str) -> list[_Plot]:
@@ -72,6 +86,12 @@ def _plots(record: Record, shown: str) -> list[_Plot]:
             "Validation figure after every epoch, one line a seed. In the shaded phases the LLM is trained (dotted), "
             "in the others the CRM (solid). Every phase has the same width, however many epochs it had.",
             page_plots.learning_curves,
+        ),
+        _Plot(
+            "Rounds",
+            "The best validation figure of each round's phases, mean over the seeds; the bars are one standard "
+            "deviation. Round 0 is the warm-up.",
+            page_plots.rounds_plot(record["phases"]),
         ),
         _Plot(
             "Learning curves of models trained alone",

@@ -191,6 +191,34 @@ def groups_plot(
     return draw
 
 
+def rounds_plot(rows: Sequence[Row]) -> Callable[[Sequence[VariantResult], str, Look], list[Figure]]:
+    """The plot of each result's best validation over the rounds, from the ``rows`` of the phases."""
+
+    def draw(results: Sequence[VariantResult], metric: str, look: Look) -> list[Figure]:
+        import plotly.graph_objects as go
+
+        traces = []
+        for result in results:
+            own = [row for row in rows if row["dataset"] == result.dataset and row["variant"] == result.name]
+            traces.append(
+                go.Scatter(
+                    x=[row["round"] for row in own],
+                    y=[row["valid"].mean for row in own],
+                    error_y={"array": [row["valid"].sd for row in own], "thickness": 1},
+                    name=result.name,
+                    mode="lines+markers",
+                    line={"color": look[result.variant]["color"], "dash": SIDES["LLM" if result.llm else "CRM"]},
+                    marker={"size": 7, "symbol": look[result.variant]["symbol"]},
+                )
+            )
+        traces = [trace for trace in traces if trace.x]
+        valid = _valid_metric(results, metric)
+        layout = {"xaxis": {**axis("round"), "dtick": 1}, "yaxis": axis(f"best validation {label(valid)}")}
+        return [figure(traces, **layout)] if traces else []
+
+    return draw
+
+
 def sample_weights(results: Sequence[VariantResult], metric: str, look: Look) -> list[Figure]:
     """One figure a result: the quantiles of the weights along the phases in which it is taught."""
     figures = []

@@ -1,4 +1,4 @@
-"""The statistics of a comparison: pairing over users and seeds, tests, and correction for their number."""
+"""The statistics of a comparison: pairing over users and seeds, tests, intervals, and correction for their number."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ Array = npt.NDArray[Any]
 UserValues = tuple[Array, Array]  # user ids and their values, both [n_users]
 SeedValues = Mapping[int, UserValues]  # by seed
 
+DRAWS = 10_000  # of a bootstrap
+DRAWN_AT_ONCE = 2_000_000  # users, in all draws together
+SEED = 2020  # of the draws
 SAME = 1e-12  # differences of metrics that differ by less are equal but for rounding
 
 
@@ -35,8 +38,8 @@ def paired_test(differences: npt.ArrayLike) -> float | None:
     return float(stats.ttest_1samp(differences, 0).pvalue)
 
 
-def user_differences(ours: SeedValues, baseline: SeedValues) -> npt.NDArray[np.float64]:
-    """Each user's difference to the baseline, averaged over the seeds that both have.
+def user_pairs(ours: SeedValues, baseline: SeedValues) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Each user's value and that of the baseline, averaged over the seeds that both have.
 
     Averaging first leaves one value per user: a user's values under several seeds are no independent observations.
 
@@ -45,21 +48,64 @@ def user_differences(ours: SeedValues, baseline: SeedValues) -> npt.NDArray[np.f
         baseline: the same.
 
     Returns:
-        ``[n_users]``, of the users that are tested in all of these.
+        Two arrays ``[n_users]``, of the users that are tested in all of these.
 
     >>> users = np.array([5, 7])
-    >>> user_differences({1: (users, np.array([0.5, 1.0]))}, {1: (users, np.array([0.5, 0.0]))})
-    array([0., 1.])
+    >>> user_pairs({1: (users, np.array([0.5, 1.0]))}, {1: (users, np.array([0.5, 0.0]))})
+    (array([0.5, 1. ]), array([0.5, 0. ]))
     """
     seeds = [seed for seed in ours if seed in baseline]
     if not seeds:
-        return np.zeros(0)
+        return np.zeros(0), np.zeros(0)
     tested = [by_seed[seed][0] for seed in seeds for by_seed in (ours, baseline)]
     users = tested[0]
     for others in tested[1:]:
         users = np.intersect1d(users, others)
-    by_seed = [_values_of(users, ours[seed]) - _values_of(users, baseline[seed]) for seed in seeds]
-    return np.asarray(np.mean(by_seed, axis=0))
+    means = [np.mean([_values_of(users, values[seed]) for seed in seeds], axis=0) for values in (ours, baseline)]
+    return means[0], means[1]
+
+
+def user_differences(ours: SeedValues, baseline: SeedValues) -> npt.NDArray[np.float64]:
+    """Each user's difference to the baseline (arguments as above): ``[n_users]``."""
+    values, theirs = user_pairs(ours, baseline)
+    return values - theirs
+
+
+def relative_interval(
+    ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64], level: float = 0.95
+) -> tuple[float, float] | None:
+    """The interval of the relative difference of two means, ``mean(ours) / mean(theirs) - 1``, by a paired bootstrap.
+
+    The percentiles over :data:`DRAWS` draws of as many users with replacement, the same draws in every call. Users for
+    whom both values are 0 add nothing to either sum: only how many of the others a draw has is drawn of them.
+
+    Args:
+        ours: ``[n_users]``.
+        theirs: the values of the same users.
+        level: the share of the draws inside.
+
+    Returns:
+        Both ends, or None where there are fewer than two users or a draw's ``mean(theirs)`` is 0.
+
+    >>> [round(end, 6) for end in relative_interval(np.array([1.1, 2.2, 3.3]), np.array([1.0, 2.0, 3.0]))]
+    [0.1, 0.1]
+    """
+    rng, n_users = np.random.default_rng(SEED), len(ours)
+    counting = (ours != 0) | (theirs != 0)
+    values = np.stack([ours[counting], theirs[counting]])
+    n_counting = values.shape[1]
+    if n_users < 2 or not n_counting:
+        return None
+    numbers = rng.binomial(n_users, n_counting / n_users, DRAWS)
+    sums = []
+    for some in np.array_split(numbers, -(-int(numbers.sum()) // DRAWN_AT_ONCE)):
+        draw, drawn = np.repeat(np.arange(len(some)), some), rng.integers(n_counting, size=int(some.sum()))
+        sums.append([np.bincount(draw, row[drawn], minlength=len(some)) for row in values])
+    our_sums, their_sums = np.concatenate(sums, axis=1)
+    if not (their_sums > 0).all():
+        return None
+    low, high = np.quantile(our_sums / their_sums - 1, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def seed_differences(ours: SeedValues, baseline: SeedValues) -> npt.NDArray[np.float64]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from recbole_llmd.comparison import statistics
 from recbole_llmd.comparison.cell_store import CellStore, Record
-from recbole_llmd.comparison.experiment import Cell
+from recbole_llmd.comparison.experiment import Cell, llm_row
 from recbole_llmd.comparison.runner import failure
 from recbole_llmd.comparison.statistics import Array, UserValues
 from recbole_llmd.report.table import spread
@@ -46,7 +46,7 @@ class VariantResult:
     @property
     def name(self) -> str:
         """How tables and plots call it."""
-        return f"{self.variant} · LLM" if self.llm else self.variant
+        return llm_row(self.variant) if self.llm else self.variant
 
     def tested(self, metric: str) -> dict[int, UserValues]:
         """For each seed the pair (user ids, values) of :mod:`.statistics`."""
@@ -61,6 +61,16 @@ class VariantResult:
         """The best validation result for each seed."""
         results = [record["llm"] if self.llm else record for record in self.records.values()]
         return [(result["best_valid_result"] or {}).get(metric) for result in results]
+
+    def phases(self, record: Record) -> list[Record]:
+        """What the phases of this side came to in one of the records; none where a model has no phases."""
+        side = "LLM" if self.llm else "CRM"
+        return [phase for phase in record.get("distillation", {}).get("phases", []) if phase["side"] == side]
+
+    def trainings(self) -> list[float | None]:
+        """For each seed, how many trainings the result is the best of, by validation."""
+        phases = [self.phases(record) for record in self.records.values()]
+        return [sum(phase["counts"] for phase in of_seed) if of_seed else 1 for of_seed in phases]
 
     def cost(self, key: str) -> list[float | None]:
         """A cost for each seed; the LLM's is contained in its variant's."""
@@ -90,6 +100,7 @@ def result_rows(results: Iterable[VariantResult], metrics: Sequence[str]) -> lis
             "seeds": len(result.records),
             **{metric: spread(result.means(metric)) for metric in metrics},
             "valid": spread(result.valid(metrics[0])),
+            "trainings": spread(result.trainings()).mean,
             "train_seconds": spread(result.cost("train_seconds")),
             "serving_seconds": spread(us * 1e-6 for us in result.cost("serving_microseconds") if us is not None),
             "peak_bytes": spread(result.cost("peak_bytes")),
@@ -105,18 +116,38 @@ def reference_of(result: VariantResult, results: Iterable[VariantResult], baseli
     return next(iter(same_side or candidates), None)
 
 
-def differences(results: Sequence[VariantResult], baseline: str, metrics: Iterable[str]) -> list[Row]:
-    """The difference of every result to its reference in every metric, with the tests of :mod:`.statistics`.
+def compared_pairs(
+    results: Sequence[VariantResult], baseline: str, tests: Iterable[Sequence[str]] = ()
+) -> list[tuple[VariantResult, VariantResult]]:
+    """Which result is compared with which, each pair once: every one with its reference, then those of ``tests``.
 
-    ``p_users`` and ``p_seeds`` are corrected (Holm) for the number of results compared in the same metric.
+    Args:
+        results: of all datasets.
+        baseline: a variant.
+        tests: pairs of names of results; those of which one is missing on a dataset are left out there.
     """
-    rows = []
+    references = [(result, reference_of(result, results, baseline)) for result in results]
+    pairs = [(result, other) for result, other in references if other is not None and other is not result]
+    known = {(result.dataset, result.name, other.name) for result, other in pairs}
+    for dataset, on_dataset in by_dataset(results).items():
+        named = {result.name: result for result in on_dataset}
+        for name, other_name in tests:
+            if name in named and other_name in named and (dataset, name, other_name) not in known:
+                pairs.append((named[name], named[other_name]))
+                known.add((dataset, name, other_name))
+    return pairs
+
+
+def differences(
+    results: Sequence[VariantResult], baseline: str, metrics: Iterable[str], tests: Iterable[Sequence[str]] = ()
+) -> list[Row]:
+    """The differences of :func:`compared_pairs` in every metric, with tests and intervals of :mod:`.statistics`.
+
+    ``p_users`` and ``p_seeds`` are corrected (Holm) for the number of pairs compared in the same metric.
+    """
+    rows, pairs = [], compared_pairs(results, baseline, list(tests))
     for metric in metrics:
-        family = []
-        for result in results:
-            reference = reference_of(result, results, baseline)
-            if reference is not None and reference is not result:
-                family.append(_difference(result, reference, metric))
+        family = [_difference(result, reference, metric) for result, reference in pairs]
         for test in ("users", "seeds"):
             adjusted = statistics.holm([row[f"p_{test}_uncorrected"] for row in family])
             for row, p in zip(family, adjusted, strict=True):
@@ -129,21 +160,48 @@ def _difference(result: VariantResult, reference: VariantResult, metric: str) ->
     ours, theirs = result.tested(metric), reference.tested(metric)
     if len(_vocabularies([result, reference])) > 1:  # one's user 7 is not the other's
         ours = {}
-    by_user = statistics.user_differences(ours, theirs)
+    values, base = statistics.user_pairs(ours, theirs)
     by_seed = statistics.seed_differences(ours, theirs)
-    base = np.mean([reference.means(metric)[list(theirs).index(seed)] for seed in theirs if seed in ours] or [np.nan])
+    relative = float(values.mean() / base.mean() - 1) if base.any() else None
     return {
         "dataset": result.dataset,
         "variant": result.name,
         "reference": reference.name,
         "metric": metric,
         "difference": float(by_seed.mean()) if len(by_seed) else None,
-        "relative": float(by_seed.mean() / base) if len(by_seed) and base else None,
-        "users": len(by_user),
+        "relative": relative,
+        "interval": statistics.relative_interval(values, base),
+        "users": len(values),
         "seeds": len(by_seed),
-        "p_users_uncorrected": statistics.paired_test(by_user),
+        "p_users_uncorrected": statistics.paired_test(values - base),
         "p_seeds_uncorrected": statistics.paired_test(by_seed),
     }
+
+
+def phase_rows(results: Sequence[VariantResult]) -> list[Row]:
+    """What each phase of each result came to, over the seeds, in the order of the phases.
+
+    ``counts``: whether the weights that the side ends with were chosen among this phase's; ``valid`` is the best
+    validation score of the phase, and ``epochs`` how many it had until it stopped.
+    """
+    rows = []
+    for result in results:
+        by_label: dict[str, list[Record]] = {}
+        for record in result.records.values():
+            for phase in result.phases(record):
+                by_label.setdefault(phase["label"], []).append(phase)
+        for phases in by_label.values():
+            rows.append(
+                {
+                    "dataset": result.dataset,
+                    "variant": result.name,
+                    **{key: phases[0][key] for key in ("round", "label", "taught", "counts")},
+                    "valid": spread(phase["best_valid_score"] for phase in phases),
+                    "epochs": spread(phase["epochs"] for phase in phases),
+                    "seconds": spread(phase["seconds"] for phase in phases),
+                }
+            )
+    return rows
 
 
 def breakdown(results: Sequence[VariantResult], metric: str, key: str, zeros: str | None = None) -> list[Row]:
@@ -174,14 +232,20 @@ def notes(
     sentences = []
     if mask_history:
         sentences.append(
-            "There are models in the list that are no sequential ones: the items of a user's history were left out of "
-            "the ranking of every model, as RecBole does for general models alone."
+            "The items of a user's history were left out of the ranking of every model, as RecBole does for general "
+            "models alone."
         )
     for cell, record in zip(cells, records, strict=True):
         if record["status"] == "failed":
             sentences.append(f"Failed: {cell.dataset}, {cell.variant}, seed {cell.seed}: {failure(record)}")
     sentences += filter(None, (_note_on_users(*entry) for entry in by_dataset(results).items()))
     finished = [record for result in results for record in result.records.values()]
+    without = dict.fromkeys(r["variant"] for r in finished if not r.get("knows_validation_item", True))
+    if without:
+        sentences.append(
+            f"Without the user's validation item at test, which the other models have in the history: "
+            f"{', '.join(without)}. Such a model can take up no interaction after its training."
+        )
     if any(record["cost"]["train_seconds"] is None for record in finished):
         sentences.append("Training seconds leave out the cells that were interrupted and went on later.")
     commits = {record["commit"] for record in finished}

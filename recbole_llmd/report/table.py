@@ -197,6 +197,21 @@ def terminal_table(rows: Iterable[Row], columns: Sequence[Column]) -> str:
     )
 
 
+def markdown_table(rows: Iterable[Row], columns: Sequence[Column]) -> str:
+    r"""The rows as a table in Markdown.
+
+    >>> print(markdown_table([{"arm": "a|b", "s": 13.14}], [Column("arm", "arm"), Column("s", "time", seconds)]))
+    | arm | time |
+    |:---|---:|
+    | a\|b | 13.1 s |
+    """
+    lines = [[column.heading.replace("-\n", "") for column in columns]]
+    lines += [[column.format(row.get(column.key)) for column in columns] for row in rows]
+    head, *body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    rule = "|" + "|".join(":---" if column.left else "---:" for column in columns) + "|"
+    return "\n".join([head, rule, *body])
+
+
 def write_csv(path: str | Path, rows: Sequence[Row]) -> None:
     """Write rows with full precision; one column for every key, in the order of first sight; None is empty."""
     with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:

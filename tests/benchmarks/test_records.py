@@ -10,14 +10,17 @@ REPO = Path(__file__).resolve().parents[2]
 RECORDS = REPO / "benchmarks" / "records"
 ENTRY = re.compile(r"^- \[(.+?)\]\((.+?)\): (.+)\n\n {6}(\S.*)$", re.MULTILINE)
 NOT_KEPT = ("cells", "checkpoints", "logs", "warmups")  # folders of a comparison that has run here
+WRITTEN_ANEW = (".html", ".md")  # by the command, from the record; the index is one too
 PLACES = ("out", "show_progress", "state")  # options that change no figure
 INDEX = {path: command for path, _, _, command in ENTRY.findall((RECORDS / "README.md").read_text(encoding="utf-8"))}
 
 
 def _files():
     """The files of the records, without what a comparison that has run here left beside them."""
-    files = {path.relative_to(RECORDS) for path in RECORDS.rglob("*") if path.is_file() and path.suffix != ".html"}
-    return {path.as_posix() for path in files if not set(path.parts) & set(NOT_KEPT)} - {"README.md"}
+    files = {
+        path.relative_to(RECORDS) for path in RECORDS.rglob("*") if path.is_file() and path.suffix not in WRITTEN_ANEW
+    }
+    return {path.as_posix() for path in files if not set(path.parts) & set(NOT_KEPT)}
 
 
 def _options(command):

@@ -4,11 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from recbole.config import Config
+from recbole.data import create_dataset
+from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
 
-from recbole_llmd.comparison import cell_metrics
+from recbole_llmd.comparison import cell, cell_metrics
 from recbole_llmd.comparison.experiment import EVAL_ARGS
+from recbole_llmd.unlearning import Unlearner
 from tests.conftest import REPO
+from tests.helpers.mapping_models import MODELS, dense
 
 
 @pytest.fixture
@@ -50,6 +55,87 @@ def test_hidden_histories_are_those_that_recbole_hides_from_general_models(loade
         common = ours.keys() & recboles.keys()
         assert len(common) >= 77 and all(ours[user] == recboles[user] for user in common)
         assert all(hidden and target not in hidden for hidden, target in ours.values())
+
+
+def _naive_ndcg(raw, reg_weight, mask):
+    """NDCG@10 of each tested user under EASE in closed form: B of all but the last two interactions, from X without the
+    last one; None where the target shares its score with another item, so that its rank is not defined.
+    """
+    sequences = {user: group["item_id"].tolist() for user, group in raw.groupby("user_id")}
+    items = sorted(raw["item_id"].unique())
+    place = {item: number for number, item in enumerate(items)}
+
+    def row(history):
+        counts = np.zeros(len(items))
+        np.add.at(counts, [place[item] for item in history], 1)
+        return counts
+
+    trained = {
+        user: seq[: len(seq) - (2 if len(seq) > 2 else 1 if len(seq) == 2 else 0)] for user, seq in sequences.items()
+    }
+    X = np.array([row(history) for history in trained.values()])
+    P = np.linalg.inv(X.T @ X + reg_weight * np.eye(len(items)))
+    B = -P / np.diag(P)
+    np.fill_diagonal(B, 0)
+    values = {}
+    for user, seq in sequences.items():
+        if len(seq) < 2:
+            continue
+        scores = row(seq[:-1]) @ B
+        target = scores[place[seq[-1]]]
+        hidden = {place[item] for item in seq[:-1]} - {place[seq[-1]]} if mask else set()
+        others = [scores[i] for i in range(len(items)) if i not in hidden and i != place[seq[-1]]]
+        rank = 1 + sum(score > target for score in others)
+        tied = any(abs(score - target) < 1e-5 for score in others)
+        values[user] = None if tied else 1 / np.log2(rank + 1) if rank <= 10 else 0.0
+    return values
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_a_general_model_is_ranked_as_the_sequential_ones(fast, raw, workdir, mask):
+    """On the same candidates, and with the validation item in the history, as a user of the served model has it."""
+    settings = {key: fast[key] for key in ("data_path", "metrics", "valid_metric", "show_progress", "state")}
+    settings |= {"eval_args": EVAL_ARGS, "seed": 1, "reg_weight": 5.0}
+    task = {"dataset": "tiny", "model": "EASE", "files": [], "settings": settings, "mask_history": mask}
+    record, users = cell.run({**task, "warmups": "w", "started": 0.0})
+    expected = _naive_ndcg(raw, 5.0, mask)
+    tokens = _tokens(fast, users["user"])
+    assert len(tokens) == len(expected) == 79 and record["knows_validation_item"]
+    known = [number for number, token in enumerate(tokens) if expected[token] is not None]
+    assert len(known) > 70
+    got = users["ndcg@10"][known]
+    assert got == pytest.approx([expected[tokens[number]] for number in known], abs=1e-6)
+    other = _naive_ndcg(raw, 5.0, not mask)
+    assert got.mean() != pytest.approx(np.mean([other[tokens[number]] or 0 for number in known]), abs=0.01)
+
+
+def _tokens(fast, users):
+    config = Config(model="EASE", dataset="tiny", config_dict={"data_path": fast["data_path"], "state": "ERROR"})
+    return create_dataset(config).id2token("user_id", users).tolist()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_mapping_model_reads_the_validation_item_at_test(trained, name):
+    config, (train, valid, _), model = trained(name, eval_args=EVAL_ARGS)
+    B, before = Unlearner(model, train.dataset).B, train.dataset.inter_matrix(form="csr").toarray()
+    assert cell_metrics.take_up_validation(model, config, valid)
+    rows = before.copy()
+    for user, item in zip(*(valid.dataset.inter_feat[field].tolist() for field in ("user_id", "item_id")), strict=True):
+        rows[user, item] += 1
+    assert rows.sum() == before.sum() + len(valid.dataset.inter_feat)
+    engine = Unlearner(model, train.dataset)
+    assert np.array_equal(dense(engine.B), dense(B)) and np.array_equal(engine.X.toarray(), rows)
+    users = torch.arange(1, 60)
+    scores = model.full_sort_predict(Interaction({"user_id": users})).reshape(len(users), -1).numpy()
+    if name != "ADMMSLIM":  # RecBole's adds noise
+        np.testing.assert_allclose(scores, rows[1:60] @ dense(B), rtol=1e-4, atol=1e-5)
+
+
+def test_other_general_models_cannot_take_up_anything(trained, loaders):
+    config, (_, valid, _), model = loaders("BPR")
+    assert not cell_metrics.take_up_validation(model, config, valid)
+    config, (_, valid, _), model = trained("ItemKNN", knn_method="user")
+    assert not cell_metrics.take_up_validation(model, config, valid)
 
 
 @pytest.mark.parametrize("model, least, trained", [("SASRec", 3, {1: 0, 2: 2, 3: 2}), ("BPR", 2, {1: 1, 2: 1})])

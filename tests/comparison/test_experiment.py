@@ -99,6 +99,26 @@ def test_the_history_is_hidden_from_all_models_as_soon_as_one_is_not_sequential(
     assert sequential["ml-100k", "SASRec", 2020].key != mixed["ml-100k", "SASRec", 2020].key
 
 
+@pytest.mark.parametrize("models, usual", [("SASRec,GRU4Rec", False), ("SASRec,EASE", True)])
+def test_whether_the_history_is_hidden_can_be_said(models, usual, workdir):
+    given = {"models": models, "datasets": "ml-100k"}
+    masks = {said: _experiment(**given, mask_history=said).cells() for said in (None, "True", False)}
+    assert [{cell.mask_history for cell in cells} for cells in masks.values()] == [{usual}, {True}, {False}]
+    keys = {said: [cell.key for cell in cells] for said, cells in masks.items()}
+    assert keys[None] == keys["True" if usual else False] != keys[False if usual else "True"]
+    (workdir / "m.yaml").write_text(
+        f"dataset: ml-100k\nmask_history: {not usual}\nvariants: {{a: {{model: SASRec}}, b: {{model: EASE}}}}"
+    )
+    assert {cell.mask_history for cell in _experiment(experiment="m.yaml").cells()} == {not usual}
+    assert {cell.mask_history for cell in _experiment(experiment="m.yaml", mask_history=usual).cells()} == {usual}
+
+
+def test_pairs_to_test(file):
+    with open(file, "a") as stream:
+        stream.write("tests: [[mutual, llm], [mutual · LLM, llm]]\n")
+    assert _experiment(experiment=file).tests == [["mutual", "llm"], ["mutual · LLM", "llm"]]
+
+
 def test_columns_and_baseline():
     experiment = _experiment({"metrics": "['Recall', 'NDCG']", "topk": "[5, 10]", "valid_metric": "NDCG@10"},
                              models="BPR,EASE", datasets="ml-100k")  # fmt: skip
@@ -129,6 +149,15 @@ def test_columns_and_baseline():
         ("dataset: ml-100k\nvariants: {a: {model: BPR}}\nmetrics: [NDCG@7]", "metrics = 'ndcg@7': is not computed"),
         ("dataset: ml-100k\nvariants: {a: {model: BPR}, b: {model: EASE, topk: [5]}}", "b: topk = .5., but .10."),
         ("- a", "must hold keys"),
+        ("dataset: tiny\nvariants: {a: {model: BPR}}\nmask_history: some", "mask_history = 'some': must be True or"),
+        ("dataset: tiny\nvariants: {a: {model: BPR}}\nsettings: {mask_history: True}", "beside seeds in an experiment"),
+        ("dataset: tiny\nvariants: {a: {model: BPR}}\ntests: a", "tests = 'a': must be a list of pairs"),
+        ("dataset: tiny\nvariants: {a: {model: BPR}}\ntests: [[a, a]]", "must be a list of pairs of different rows"),
+        ("dataset: tiny\nvariants: {a: {model: BPR}, b: {model: EASE}}\ntests: [[a, c]]", "'c': there is no such row"),
+        (
+            "dataset: tiny\nvariants: {a: {model: BPR}, b: {model: EASE}}\ntests: [[a, b · LLM]]",
+            "no such row, but a, b. The nearest is 'b'",
+        ),
     ],
 )
 def test_bad_experiment_files_are_refused_before_anything_runs(text, message, workdir):

@@ -11,8 +11,10 @@ from recbole_llmd.comparison.statistics import (
     groups_of_like_size,
     holm,
     paired_test,
+    relative_interval,
     seed_differences,
     user_differences,
+    user_pairs,
 )
 
 
@@ -46,6 +48,53 @@ def test_differences_pair_users_and_seeds_and_leave_out_what_only_one_has():
     assert user_differences(ours, theirs) == pytest.approx(difference.mean(axis=1).to_numpy())
     assert seed_differences(ours, theirs) == pytest.approx(difference.mean(axis=0).to_numpy())
     assert len(user_differences(ours, {9: theirs[1]})) == 0
+
+
+def test_user_pairs_are_the_means_over_the_seeds_that_both_have():
+    users = np.array([3, 4])
+    ours = {1: (users, np.array([0.2, 0.4])), 2: (users[::-1], np.array([0.8, 0.6])), 3: (users, np.array([9.0, 9.0]))}
+    theirs = {1: (users, np.array([0.1, 0.0])), 2: (users, np.array([0.3, 0.0]))}
+    values, base = user_pairs(ours, theirs)
+    assert values == pytest.approx([0.4, 0.6]) and base == pytest.approx([0.2, 0.0])
+    assert [len(side) for side in user_pairs(ours, {9: theirs[1]})] == [0, 0]
+
+
+def _sparse_pairs(rng, n_users, gain=0.1):
+    theirs = np.where(rng.random(n_users) < 0.2, rng.random(n_users), 0)
+    return np.where(rng.random(n_users) < 0.1, rng.random(n_users), theirs * (1 + gain)), theirs
+
+
+def test_the_interval_is_that_of_a_bootstrap_that_draws_every_user():
+    """Against resampling whole rows one draw at a time, most of which are 0 in both models."""
+    rng = np.random.default_rng(3)
+    ours, theirs = _sparse_pairs(rng, 300)
+    ratios = []
+    for _ in range(10_000):
+        drawn = rng.integers(300, size=300)
+        ratios.append(ours[drawn].mean() / theirs[drawn].mean() - 1)
+    low, high = relative_interval(ours, theirs)
+    width = np.ptp(np.quantile(ratios, [0.025, 0.975]))
+    assert [low, high] == pytest.approx(np.quantile(ratios, [0.025, 0.975]), abs=0.05 * width)
+    assert low < ours.mean() / theirs.mean() - 1 < high
+    assert relative_interval(ours, theirs) == (low, high)  # the draws are the same
+    half = relative_interval(ours, theirs, level=0.5)
+    assert low < half[0] < half[1] < high
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says():
+    rng, held = np.random.default_rng(4), []
+    population = _sparse_pairs(rng, 100_000)
+    truth = population[0].mean() / population[1].mean() - 1
+    for _ in range(200):
+        sample = rng.integers(100_000, size=400)
+        low, high = relative_interval(population[0][sample], population[1][sample])
+        held.append(low < truth < high)
+    assert 0.88 < np.mean(held) < 0.99
+
+
+@pytest.mark.parametrize("ours, theirs", [([], []), ([0.5], [0.5]), ([0.0] * 3, [0.0] * 3), ([1.0] * 3, [0.0] * 3)])
+def test_there_is_no_interval_without_users_or_a_base(ours, theirs):
+    assert relative_interval(np.array(ours), np.array(theirs)) is None
 
 
 def test_holm_by_hand():

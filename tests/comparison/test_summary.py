@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from recbole_llmd.comparison import summary
+from recbole_llmd.comparison import statistics, summary
 from recbole_llmd.comparison.experiment import Cell
 from recbole_llmd.comparison.runner import duration, time_left
 
@@ -69,6 +69,55 @@ def test_differences_are_tested_paired_and_corrected(values):
         assert (row["users"], row["seeds"]) == (40, 3)
     assert raw["b"] < raw["c"]
     assert (rows["b"]["p_users"], rows["c"]["p_users"]) == pytest.approx((2 * raw["b"], max(2 * raw["b"], raw["c"])))
+
+
+def test_named_pairs_are_tested_beside_the_baseline_and_corrected_with_all(values):
+    results = [_result(name, values[name]) for name in "abc"] + [_result("b", values["a"], llm=True)]
+    tests = [["b", "c"], ["c", "a"], ["b · LLM", "c"], ["c · LLM", "a"]]  # the second is there already, the last is not
+    rows = summary.differences(results, "a", ["ndcg@10"], tests)
+    assert [(row["variant"], row["reference"]) for row in rows] == [
+        ("b", "a"), ("c", "a"), ("b · LLM", "a"), ("b", "c"), ("b · LLM", "c")
+    ]  # fmt: skip
+    named = rows[3]
+    ours, base = (np.array(list(values[name].values())) for name in "bc")
+    assert named["relative"] == pytest.approx(ours.mean() / base.mean() - 1)
+    assert named["interval"] == statistics.relative_interval(ours.mean(axis=0), base.mean(axis=0))
+    assert named["interval"][0] < named["relative"] < named["interval"][1]
+    assert [row["p_users"] for row in rows] == statistics.holm([row["p_users_uncorrected"] for row in rows])
+    # the LLM of b is the baseline itself: no difference, no interval around anything else
+    assert (rows[2]["difference"], rows[2]["interval"]) == (0.0, (0.0, 0.0))
+
+
+def _phase(side, number, score, **more):
+    taught = {"taught": number > 0, "counts": number > 0}
+    about = {"label": f"{side} {number}", "side": side, "round": number, "epochs": 4, "seconds": 2.0}
+    return {**about, "best_valid_score": score, **taught, **more}
+
+
+def test_phases_are_those_of_a_side_over_the_seeds(values):
+    served, llm = (_result("a", values["a"], llm=llm) for llm in (False, True))
+    for result in (served, llm):
+        for seed, record in result.records.items():
+            phases = [_phase("LLM", 0, 0.9), _phase("CRM", 1, 0.1 * seed), _phase("LLM", 1, 0.4, epochs=seed)]
+            record["distillation"] = {"phases": [*phases, _phase("CRM", 2, 0.5)]}
+    rows = summary.phase_rows([served, llm, _result("b", values["b"])])
+    assert [(row["variant"], row["label"], row["counts"]) for row in rows] == [
+        ("a", "CRM 1", True),
+        ("a", "CRM 2", True),
+        ("a · LLM", "LLM 0", False),
+        ("a · LLM", "LLM 1", True),
+    ]
+    assert rows[0]["valid"] == pytest.approx((0.2, 0.1, 3)) and rows[3]["epochs"] == pytest.approx((2.0, 1.0, 3))
+    shown = summary.result_rows([served, llm, _result("b", values["b"])], ["ndcg@10"])[:2]
+    assert [row["trainings"] for row in shown] == [2, 1]
+
+
+def test_models_that_do_not_know_the_validation_item_are_told(values):
+    without = _result("b", values["b"])
+    for record in without.records.values():
+        record.update(variant="b", knows_validation_item=False)
+    (note,) = summary.notes([], [], [_result("a", values["a"]), without], False)
+    assert note.startswith("Without the user's validation item at test") and ": b. " in note
 
 
 def test_an_llm_is_compared_with_the_baselines_llm_where_there_is_one(values):

@@ -87,7 +87,8 @@ def _check_learning_curves(traces, record):
 
 
 def test_a_whole_comparison(ran, options, capsys):
-    arguments = [*_write_experiment(VARIANTS, metrics=["NDCG@10"]), *options]
+    tests = [["mutual", "Pop"], ["mutual · LLM", "mutual"]]
+    arguments = [*_write_experiment(VARIANTS, metrics=["NDCG@10"], tests=tests), *options]
     assert main(arguments) == 0
     records = _records()
     assert list(records) and len(ran) == len(records) == 6
@@ -106,7 +107,11 @@ def test_a_whole_comparison(ran, options, capsys):
     assert taught["weight quantiles"][0] < taught["weight mean"] < taught["weight quantiles"][-1]
 
     with open("out/comparison.csv") as file:
-        rows = {(row["variant"], row["figure"]): row for row in csv.DictReader(file)}
+        flat = list(csv.DictReader(file))
+    rows = {(row["variant"], row["figure"]): row for row in reversed(flat)}  # of several the first: to the baseline
+    named = [row for row in flat if [row["variant"], row["reference"]] in tests]
+    assert [row["figure"] for row in named] == ["ndcg@10"] * 2 and named[0]["mean"] == rows["mutual", "ndcg@10"]["mean"]
+    assert all(float(row["relative_low"]) <= float(row["relative"]) <= float(row["relative_high"]) for row in named)
     for variant, key in (("mutual", "test_result"), ("mutual · LLM", "llm")):
         results = [records["mutual", seed][key] for seed in (2020, 2021)]
         results = [result.get("test_result", result)["ndcg@10"] for result in results]
@@ -120,8 +125,24 @@ def test_a_whole_comparison(ran, options, capsys):
     assert sum(row["users"] for row in whole["by_history"] if row["variant"] == "mutual") == 78
     assert any("history were left out" in note for note in whole["notes"])
     assert str(Path.cwd()) not in json.dumps(whole) + json.dumps(mutual)
+    assert [phase["label"] for phase in whole["phases"] if phase["variant"] == "mutual"] == [
+        "warm-up, CRM phase",
+        "round 1, CRM phase (LLM teaches)",
+    ]
+    taught = whole["phases"][-1]
+    of_seeds = [records["mutual", seed]["llm"]["best_valid_score"] for seed in (2020, 2021)]
+    assert taught["variant"] == "mutual · LLM" and taught["valid"]["mean"] == pytest.approx(sum(of_seeds) / 2)
+    tables = Path("out/comparison.md").read_text()
+    assert "| mutual · LLM | round 1, LLM phase (CRM teaches) | yes |" in tables and "95% interval" in tables
     page = Path("out/comparison.html").read_text()
-    for text in ("Learning curves", "against training cost", "by popularity of the target", "Sample weights"):
+    for text in (
+        "Phases",
+        "Rounds",
+        "Learning curves",
+        "against training cost",
+        "by popularity of the target",
+        "Sample weights",
+    ):
         assert text in page
     _check_learning_curves(data_of(page)[0], mutual)
     assert not list(Path("out/checkpoints").iterdir()) and "· LLM" in capsys.readouterr().out
