@@ -27,7 +27,7 @@ def row_columns(metrics: Sequence[str]) -> list[Column]:
         Column("seeds", "seeds", count),
         *(Column(name, label(name), metric) for name in metrics),
         Column("valid", f"valid {label(metrics[0])}", metric),
-        Column("trainings", "trainings", number),
+        Column("trainings", "trainings", count),
         Column("train_seconds", "training", seconds),
         Column("serving_seconds", "serving a user", seconds),
         Column("peak_bytes", "peak memory", mebibytes),
