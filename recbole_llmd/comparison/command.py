@@ -61,20 +61,11 @@ def compare(
     Traceback (most recent call last):
     recbole_llmd.errors.SettingsError: seeds = 0: must be a number of seeds (1 to 100) or a list of seeds such as ...
     """
-    asked = make_experiment(
-        models,
-        datasets,
-        seeds,
-        baseline=baseline,
-        experiment=experiment,
-        mask_history=mask_history,
-        config_files=config_files,
-        settings=settings,
-    )
+    named: dict[str, Any] = {"baseline": baseline, "experiment": experiment, "mask_history": mask_history}
+    asked = make_experiment(models, datasets, seeds, **named, config_files=config_files, settings=settings)
     if command is None:
-        options: dict[str, Any] = {"models": models, "dataset": datasets, "seeds": seeds, "baseline": baseline}
-        options |= {"experiment": experiment, "mask_history": mask_history, "config_files": " ".join(config_files)}
-        options |= {**(settings or {}), "out": out}
+        options = {"models": models, "dataset": datasets, "seeds": seeds, **named}
+        options |= {"config_files": " ".join(config_files), **(settings or {}), "out": out}
         command = command_line(options)
     name = Path(experiment).stem if experiment else "-".join(asked.datasets)
     store = CellStore(Path(out or Path("saved", "compare", name)))
