@@ -1,0 +1,118 @@
+"""Which items follow which in training sequences: counts with decay, a linear model, histories as rows of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from recbole.data.dataset import SequentialDataset
+
+SAMPLES_AT_ONCE = 50_000
+
+
+@dataclass(frozen=True)
+class Samples:
+    """(history, next item) samples as arrays.
+
+    Attributes:
+        items: the histories, right-padded item ids, ``[n, length]``.
+        lengths: their lengths, ``[n]``.
+        targets: the next items, ``[n]``.
+        users: user ids, ``[n]``.
+
+    >>> samples = Samples(np.array([[1, 0], [1, 2]]), np.array([1, 2]), np.array([2, 3]), np.array([1, 1]))
+    >>> samples[np.array([1])].targets.tolist(), len(samples)
+    ([3], 2)
+    """
+
+    items: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    users: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, dataset: SequentialDataset) -> Samples:
+        """Those of a part of a built RecBole dataset."""
+        fields = (dataset.item_id_list_field, dataset.item_list_length_field, dataset.iid_field, dataset.uid_field)
+        return cls(*(dataset.inter_feat[field].numpy() for field in fields))
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, chosen: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Samples:
+        return Samples(self.items[chosen], self.lengths[chosen], self.targets[chosen], self.users[chosen])
+
+
+def transition_counts(samples: Samples, weight: Callable[[int], float], n_items: int) -> sp.csr_matrix:
+    """How often one item came before another, CSR ``[n_items, n_items]``, from RecBole's training samples.
+
+    Every pair of a sequence stands once among the samples: one item in the history, the other as the target.
+
+    Args:
+        samples: the training samples.
+        weight: what a pair counts, by its distance: 1 for an item and the one after it.
+        n_items: the number of items, with the padding.
+
+    >>> samples = Samples(np.array([[1, 0], [1, 2]]), np.array([1, 2]), np.array([2, 3]), np.array([1, 1]))
+    >>> counts = transition_counts(samples, lambda distance: 0.5 ** (distance - 1), 4)
+    >>> counts.toarray()[1].tolist(), counts.toarray()[2].tolist()
+    ([0.0, 0.0, 1.0, 0.5], [0.0, 0.0, 0.0, 1.0])
+    """
+    items, lengths = samples.items, samples.lengths
+    counts = sp.csr_matrix((n_items, n_items))
+    for distance in range(1, int(lengths.max(initial=0)) + 1):
+        reaching = lengths >= distance
+        before = items[reaching, lengths[reaching] - distance]
+        weights = np.full(len(before), weight(distance))
+        counts = counts + sp.csr_matrix((weights, (before, samples.targets[reaching])), shape=counts.shape)
+    return counts.tocsr()
+
+
+def weighted_histories(
+    items: NDArray[np.int64], lengths: NDArray[np.int64], recency: float, n_items: int
+) -> sp.csr_matrix:
+    """The histories as rows of weights, CSR ``[batch, n_items]``: 1 for the last item, ``recency`` for the one before.
+
+    >>> weighted_histories(np.array([[3, 1, 0]]), np.array([2]), 0.5, 4).toarray().tolist()
+    [[0.0, 1.0, 0.0, 0.5]]
+    """
+    steps = np.arange(items.shape[1])
+    inside = steps < lengths[:, None]
+    weights = recency ** (lengths[:, None] - 1.0 - steps).clip(min=0)
+    users = np.broadcast_to(np.arange(len(items))[:, None], items.shape)
+    entries = weights[inside].astype(np.float32), (users[inside], items[inside])
+    return sp.csr_matrix(entries, shape=(len(items), n_items))
+
+
+def linear_transitions(samples: Samples, decay: float, ridge: float, n_items: int) -> NDArray[np.float32]:
+    r"""The regression of the items still to come on those before, ``[n_items, n_items]``, negative entries cut off.
+
+    With the histories :math:`P` and what follows them :math:`F`, both decayed by distance,
+    :math:`(P^\top P + \lambda I)^{-1} P^\top F` (Choi et al., WWW 2021, arXiv 2103.16104). A pair of items at a distance
+    of d stands on both sides of d cuts, and counts :math:`d\,\delta^{d-1}` in :math:`P^\top F`.
+
+    Args:
+        samples: the training samples.
+        decay: :math:`\delta`.
+        ridge: :math:`\lambda`.
+        n_items: the number of items, with the padding.
+
+    >>> samples = Samples(np.array([[1, 0], [1, 2]]), np.array([1, 2]), np.array([2, 3]), np.array([1, 1]))
+    >>> linear_transitions(samples, 1.0, ridge=1.0, n_items=4)[2].round(2).tolist()
+    [0.0, 0.0, 0.0, 0.2]
+    """
+    gram = np.zeros((n_items, n_items), np.float32)
+    for first in range(0, len(samples), SAMPLES_AT_ONCE):
+        part = samples[slice(first, first + SAMPLES_AT_ONCE)]
+        before = weighted_histories(part.items, part.lengths, decay, n_items)
+        gram += (before.T @ before).toarray()
+    gram[np.diag_indices(n_items)] += ridge
+    follows = transition_counts(samples, lambda distance: distance * decay ** (distance - 1), n_items)
+    solution = scipy.linalg.solve(
+        gram, follows.toarray().astype(np.float32), assume_a="pos", overwrite_a=True, overwrite_b=True
+    )
+    return np.maximum(solution, 0, dtype=np.float32)

@@ -1,0 +1,202 @@
+r"""Evidence of the next item in closed form: transitions, a linear model, likeness of texts, popularity; pooled.
+
+What is known of item :math:`j` after the history :math:`i_1, \dots, i_t` is a sum of five kinds of evidence, none of them
+scaled by user, so that much evidence of one kind outweighs little of another and what is unknown backs off to the rest:
+
+.. math::
+    e_j = \sum_{s \le t} \rho^{t-s} \left(w_1 \tilde c^{\leftrightarrow}_{i_s j} + w_3 B_{i_s j}
+        + w_4 x_{i_s}^\top x_j\right) + \sum_{s \le t} \rho_2^{t-s} w_2 \tilde c_{i_s j}
+        + w_5 \frac{\log(1 + f_j)}{\max_k \log(1 + f_k)} + w_0, \qquad p_j \propto e_j^\gamma
+
+:math:`c` are transition counts with decay, divided by powers of the popularities :math:`f` (:math:`\leftrightarrow`: in
+both directions), :math:`x` TF-IDF vectors, and :math:`B = (P^\top P + \lambda I)^{-1} P^\top F`, negative entries cut
+off, the regression of the items still to come, decayed, on those before, decayed (the linear transition model of Choi
+et al., "Session-aware linear item-item models for session-based recommendation", WWW 2021, arXiv 2103.16104).
+The weights and :math:`\gamma` are those of the greatest likelihood of validation samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from recbole_llmd.data.transitions import Samples, linear_transitions, transition_counts, weighted_histories
+
+KINDS = ("both ways", "next", "linear", "text", "popularity")
+DECAY = 0.8  # of transitions and of the linear model, per item
+RECENCY, RECENCY_OF_NEXT = 0.6, 0.3  # of a history's items
+BACKWARD = 0.5  # what a transition counts in the other direction
+NORMALISATION = 0.5  # exponent of the popularity of the item before; half of it for the one after
+RIDGE = 100.0
+LINEAR_UP_TO = 20_000  # items: the linear model is a dense matrix of them
+
+
+class Evidence:
+    """The evidence of a set of training samples.
+
+    Args:
+        samples: the training samples; every pair of items of a sequence is once (item of the history, target).
+        popularity: how often each item was chosen, ``[n_items]``.
+        texts: TF-IDF vectors of the items, CSR ``[n_items, n_words]``, or None.
+
+    >>> samples = Samples(np.array([[1, 0], [1, 2]]), np.array([1, 2]), np.array([2, 3]), np.array([1, 1]))
+    >>> evidence = Evidence(samples, popularity=np.array([0, 1, 1, 1]), texts=None)
+    >>> both_ways, following, linear, text, popularity = evidence.features(np.array([[2]]), np.array([1]))
+    >>> following[0].round(decimals=3).tolist()  # after 2 came 3, divided by popularities
+    [0.0, 0.0, 0.0, 0.595]
+    """
+
+    def __init__(
+        self, samples: Samples, popularity: NDArray[np.floating] | NDArray[np.int64], texts: sp.csr_matrix | None
+    ) -> None:
+        self.n_items, self.texts = len(popularity), texts
+        counts = transition_counts(samples, lambda distance: DECAY ** (distance - 1), self.n_items)
+        before = sp.diags((1.0 + popularity) ** -NORMALISATION)
+        after = sp.diags((1.0 + popularity) ** (-NORMALISATION / 2))
+        self.both_ways = (before @ (counts + BACKWARD * counts.T) @ after).tocsr().astype(np.float32)
+        self.next = (before @ counts @ after).tocsr().astype(np.float32)
+        self.linear = linear_transitions(samples, DECAY, RIDGE, self.n_items) if self.n_items <= LINEAR_UP_TO else None
+        logs = np.log1p(popularity, dtype=np.float32)
+        self.popularity = torch.from_numpy(logs / max(logs.max(), 1e-9))
+
+    def features(self, items: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[Tensor, ...]:
+        """Each of the :data:`KINDS` of evidence after histories ``[n, length]``, ``[n, n_items]``, before weighting."""
+        history = weighted_histories(items, lengths, RECENCY, self.n_items)
+        recent = weighted_histories(items, lengths, RECENCY_OF_NEXT, self.n_items)
+        nothing = torch.zeros(1, 1).expand(len(items), self.n_items)
+        return (
+            torch.from_numpy((history @ self.both_ways).toarray()),
+            torch.from_numpy((recent @ self.next).toarray()),
+            nothing if self.linear is None else torch.from_numpy(history @ self.linear),
+            nothing if self.texts is None else torch.from_numpy(((history @ self.texts) @ self.texts.T).toarray()),
+            self.popularity.expand(len(items), -1),
+        )
+
+
+@dataclass(frozen=True)
+class Weights:
+    r"""The weights of the pooled evidence.
+
+    Attributes:
+        kinds: :math:`w_1, \dots, w_5` in the order of :data:`KINDS`.
+        floor: :math:`w_0`, what an item has without any evidence.
+        sharpness: :math:`\gamma`.
+
+    >>> Weights((1.0, 1.0, 1.0, 1.0, 0.1), floor=0.1, sharpness=2.0).floor
+    0.1
+    """
+
+    kinds: tuple[float, ...]
+    floor: float
+    sharpness: float
+
+
+def pooled(features: tuple[Tensor, ...], logs: Tensor) -> Tensor:
+    """The log-evidence of all items from :meth:`Evidence.features`, not normalised, ``[n, n_items]``.
+
+    Args:
+        features: the evidence.
+        logs: the logarithms of the five weights, of the floor, and the sharpness itself, ``[7]``.
+    """
+    *kinds, floor, sharpness = logs
+    evidence = sum((kind.exp() * feature for kind, feature in zip(kinds, features)), floor.exp())
+    return sharpness * torch.as_tensor(evidence).log()
+
+
+class PooledEvidence:
+    """Evidence with its weights: a closed-form sequential recommender of the whole catalogue.
+
+    Args:
+        evidence: of the training samples.
+        weights: of its kinds.
+
+    Attributes:
+        matrix: what one item of a history says of the others, ``[n_items, n_items]``, dense up to
+            :data:`LINEAR_UP_TO` items; without the evidence of what comes next, which decays faster.
+
+    >>> samples = Samples(np.array([[1, 0], [1, 2]]), np.array([1, 2]), np.array([2, 3]), np.array([1, 1]))
+    >>> evidence = Evidence(samples, popularity=np.array([0, 1, 1, 1]), texts=None)
+    >>> weights = Weights((1.0, 1.0, 1.0, 0.0, 0.1), floor=0.1, sharpness=2.0)
+    >>> PooledEvidence(evidence, weights).scores(np.array([[1, 2]]), np.array([2])).argmax().item()
+    3
+    """
+
+    def __init__(self, evidence: Evidence, weights: Weights) -> None:
+        self.weights, self.n_items = weights, evidence.n_items
+        both_ways, following, linear, text, popularity = weights.kinds
+        self.next = (following * evidence.next).tocsr().astype(np.float32)
+        self.rest = popularity * evidence.popularity + weights.floor
+        self.texts = None if evidence.texts is None else (evidence.texts * np.sqrt(text)).tocsr().astype(np.float32)
+        self.matrix: NDArray[np.float32] | sp.csr_matrix = (both_ways * evidence.both_ways).tocsr()
+        if evidence.linear is not None:
+            self.matrix = linear * evidence.linear
+            self.matrix += (both_ways * evidence.both_ways).toarray()
+            if self.texts is not None:
+                self.matrix += (self.texts @ self.texts.T).toarray()
+                self.texts = None
+
+    def scores(self, items: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
+        """The log-evidence of all items after histories ``[n, length]``, not normalised, ``[n, n_items]``."""
+        history = weighted_histories(items, lengths, RECENCY, self.n_items)
+        recent = weighted_histories(items, lengths, RECENCY_OF_NEXT, self.n_items)
+        evidence = torch.from_numpy((recent @ self.next).toarray()) + self.rest
+        found = history @ self.matrix
+        evidence += torch.from_numpy(found.toarray() if sp.issparse(found) else found)
+        if self.texts is not None:
+            evidence += torch.from_numpy(((history @ self.texts) @ self.texts.T).toarray())
+        return evidence.log_().mul_(self.weights.sharpness)
+
+    def neighbours(self, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Each item's ``k`` items of most evidence and that evidence, both ``[n_items, k]``, no item its own."""
+        found, values = [], []
+        for first in range(0, self.n_items, 1024):
+            items = np.arange(first, min(first + 1024, self.n_items))
+            evidence = self.scores(items[:, None], np.ones(len(items), np.int64)) / self.weights.sharpness
+            evidence[:, 0] = -torch.inf
+            evidence[torch.arange(len(items)), torch.from_numpy(items)] = -torch.inf
+            best = evidence.topk(min(k, self.n_items - 2), dim=1)
+            found.append(best.indices.numpy())
+            values.append(best.values.exp().numpy())
+        return np.concatenate(found), np.concatenate(values)
+
+
+def fit_weights(evidence: Evidence, samples: Samples, max_samples: int = 2048, seed: int = 0) -> Weights:
+    """The weights of the greatest likelihood of ``samples`` that the evidence was not made of.
+
+    Args:
+        evidence: of the training samples.
+        samples: validation samples.
+        max_samples: the most that are looked at, drawn by ``seed``.
+        seed: of that draw.
+    """
+    chosen = np.random.default_rng(seed).permutation(len(samples))[:max_samples]
+    features = evidence.features(samples.items[chosen], samples.lengths[chosen])
+    targets = torch.from_numpy(samples.targets[chosen])
+    logs = torch.tensor([-1.0, 0.0, 1.0, -0.5, -1.5, -2.5, 2.5], requires_grad=True)
+
+    def negative_log_likelihood() -> Tensor:
+        return cross_entropy(pooled(features, logs)[:, 1:], targets - 1)  # the padding item is no item
+
+    minimise(logs, negative_log_likelihood)
+    *kinds, floor = logs.detach()[:6].exp().tolist()
+    present = (True, True, evidence.linear is not None, evidence.texts is not None, True)
+    return Weights(tuple(w if there else 0.0 for w, there in zip(kinds, present)), floor, float(logs[6]))
+
+
+def minimise(parameters: Tensor, loss: object, iterations: int = 40) -> None:
+    """Move ``parameters`` in place to a minimum of the smooth function ``loss()`` of them (L-BFGS)."""
+    optimizer = torch.optim.LBFGS([parameters], max_iter=iterations, line_search_fn="strong_wolfe")
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        value = loss()  # type: ignore[operator]
+        value.backward()
+        return value.item()
+
+    optimizer.step(closure)
