@@ -55,7 +55,7 @@ class PhaseRun:
         fit: loaders, log and callback.
         restart: whether training starts from the side's initial weights, and stops early by this phase's scores alone:
             a student that has already fitted the samples too closely learns little from a teacher.
-        initial_weights: entries of the initial ``state_dict`` that a restart replaces.
+        initial_weights: entries of the ``state_dict`` that take the place of those that the phase would begin with.
         interruption: where the phase was interrupted, if it is being resumed.
         on_epoch_begin: called with the number of every epoch before its first batch.
 

@@ -115,8 +115,9 @@ class SideTrainer(Trainer):
 
     def _begin(self, run: PhaseRun) -> None:
         """A fresh optimizer and early-stopping count; best weights and score stay."""
+        state = self.initial_state if run.restart else self.model.state_dict()
+        self.model.load_state_dict({**state, **run.initial_weights})
         if run.restart:
-            self.model.load_state_dict({**self.initial_state, **run.initial_weights})
             if self.earlier is None:  # else this phase is being resumed
                 self.earlier = self.best_state, self.best_valid_score, self.best_valid_result
             self.best_state, self.best_valid_result = None, None
