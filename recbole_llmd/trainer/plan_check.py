@@ -31,12 +31,14 @@ def refuse_impossible_plan(values: Mapping[str, Any]) -> None:
     for phase in plan(values):
         learns = phase.taught and values["distill_alpha_crm_to_llm"] > 0
         if phase.student == "LLM" and not trained and (learns or reads != "own"):
-            what = (
-                f"the CRM's item vectors (llm_item_vectors = {reads!r})" if reads != "own" else "what the CRM teaches"
-            )
+            what = "the CRM" if reads == "own" else f"the CRM's item vectors (llm_item_vectors = {reads!r})"
+            remedy = "Set crm_warmup_epochs above 0"
+            if phase.round == 0:
+                remedy += ", or llm_warmup_epochs: 0 and distill_first: CRM"
+            elif values["distill_first"] == "LLM":
+                remedy += ", or distill_first: CRM"
             raise SettingsError(
-                f"crm_warmup_epochs = {values['crm_warmup_epochs']}: in its {phase.label.split(' (')[0]} the LLM "
-                f"would learn from {what} before the CRM is trained. Set crm_warmup_epochs above 0"
-                + (", or distill_first: CRM." if phase.round else ", or llm_warmup_epochs: 0 and distill_first: CRM.")
+                f"crm_warmup_epochs = {values['crm_warmup_epochs']}: in its {phase.label.split(' (')[0]} the LLM would "
+                f"learn from {what} before the CRM is trained. {remedy}."
             )
         trained = trained or phase.student == "CRM"
