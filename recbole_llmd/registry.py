@@ -65,6 +65,8 @@ class ModelSpec:
         inner: the model of RecBole that it wraps, if it does.
         side: another model of ours that it trains beside the inner one: that model's own settings are its own too, and
             its training keys have ``llm_`` in front.
+        refuse: ``"module:function"`` that is given all settings and raises a ``SettingsError`` for those that do not go
+            together; empty where all do.
         needs: by setting and value, the setting that must then be given.
         after_warm_up: settings that a run does not depend on until its first round begins: runs of a comparison that
             agree in all others share a warm-up.
@@ -86,6 +88,7 @@ class ModelSpec:
     unprefixed: tuple[str, ...] = ()
     inner: InnerModel | None = None
     side: str | None = None
+    refuse: str = ""
     needs: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
     after_warm_up: tuple[str, ...] = ()
     only_in_warm_up: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
@@ -321,16 +324,21 @@ register(
         defaults_file="LLMD4Rec.yaml",
         inner=InnerModel("crm_model", "recbole_llmd.model_lookup:crm_class", attribute="crm"),
         side="LLMRec",
+        refuse="recbole_llmd.trainer.plan_check:refuse_impossible_plan",
         after_warm_up=(
             "epochs",
             "llm_epochs",
             "distill_rounds",
             "distill_restart",
             "distill_direction",
-            "distill_temperature",
+            "distill_first",
+            "distill_refresh_vectors",
+            "distill_temperature_llm_to_crm",
+            "distill_temperature_crm_to_llm",
             "distill_alpha_llm_to_crm",
             "distill_alpha_crm_to_llm",
             "distill_weighting",
+            "distill_rescale_weights",
             "distill_topk",
         ),
         only_in_warm_up={"crm_warmup_epochs": ("crm_text_start", "crm_leave_out_text_only")},

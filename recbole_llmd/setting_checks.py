@@ -22,7 +22,7 @@ def check(model: str, values: Mapping[str, Any], given: Iterable[str]) -> None:
 
     Raises:
         SettingsError: naming the key, the value, the rule and, for an unknown key, the nearest valid name; or a key
-            that another setting's value needs and that is not set.
+            that another setting's value needs and that is not set; or values that do not go together.
     """
     spec = registry.spec(model)
     for key in given:
@@ -36,6 +36,8 @@ def check(model: str, values: Mapping[str, Any], given: Iterable[str]) -> None:
         if needed is not None and values[needed] is None:
             wanted = spec.rules[needed].text.removeprefix("None or ")
             raise SettingsError(f"{needed} = None: {key} = {values[key]!r} needs {wanted}.")
+    if spec.refuse:
+        registry.resolve(spec.refuse)(values)
 
 
 def _unknown_key(key: str, spec: ModelSpec) -> str:

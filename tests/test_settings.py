@@ -11,6 +11,7 @@ from recbole_llmd.registry import rules_of, spec
 from recbole_llmd.setting_checks import check
 from recbole_llmd.settings import DISTILLATION_RULES, LLM_RULES, TRAINING_KEYS
 from tests.helpers.configs import MODELS, config_of, refusal
+from tests.helpers.ids import stable_id
 
 
 def final_values(model):
@@ -96,10 +97,15 @@ BAD = [
     ("crm_leave_out_text_only", "yes", "True or False"),
     ("distill_rounds", -1, "a whole number of at least 0"),
     ("distill_direction", "both", "one of 'mutual', 'llm_to_crm', 'crm_to_llm', 'none'"),
-    ("distill_temperature", 0, "a number above 0"),
+    ("distill_temperature_llm_to_crm", 0, "a number above 0"),
+    ("distill_temperature_crm_to_llm", -1, "a number above 0"),
+    ("distill_first", "SASRec", "one of 'CRM', 'LLM'"),
+    ("distill_refresh_vectors", "once", "True or False"),
+    ("distill_rescale_weights", 0, "True or False"),
+    ("llm_item_vectors", "crm_once", "one of 'own', 'crm', 'both'"),
     ("distill_alpha_llm_to_crm", -1, "a number of at least 0"),
     ("distill_alpha_crm_to_llm", "1x", "a number of at least 0"),
-    ("distill_weighting", "best", "one of 'adaptive', 'confidence', 'rank', 'uniform'"),
+    ("distill_weighting", "best", "one of 'adaptive', 'confidence', 'rank', 'target_rank', 'uniform'"),
     ("distill_topk", "all", "'auto' or a whole number of at least 0"),
     ("distill_topk", -1, "'auto' or a whole number of at least 0"),
     ("resume", 1, "True or False"),
@@ -138,7 +144,7 @@ GOOD = [
     ("distill_topk", 0),
     ("distill_topk", 500),
     ("distill_topk", "auto"),
-    ("distill_temperature", 0.1),
+    ("distill_temperature_llm_to_crm", 0.1),
     ("resume", True),
     ("distill_direction", "none"),
 ]
@@ -156,7 +162,7 @@ def test_a_value_at_the_edge_is_taken(key, value):
 @pytest.mark.parametrize(
     "model, key, nearest",
     [
-        ("LLMD4Rec", "distill_temprature", "distill_temperature"),
+        ("LLMD4Rec", "distill_temprature_llm_to_crm", "distill_temperature_llm_to_crm"),
         ("LLMD4Rec", "crm_modle", "crm_model"),
         ("LLMD4Rec", "llm_learning_rat", "llm_learning_rate"),
         ("LLMRec", "llm_layer", "llm_layers"),
@@ -167,7 +173,9 @@ def test_an_unknown_key_names_the_nearest(model, key, nearest):
     assert refusal(model, **{key: 1}) == f"{key} is not a setting of {model}. The nearest valid name is {nearest}."
 
 
-@pytest.mark.parametrize("key", ["distill_rounds", "crm_model", "distill_topk", "llm_warmup_epochs"])
+@pytest.mark.parametrize(
+    "key", ["distill_rounds", "crm_model", "distill_topk", "llm_warmup_epochs", "llm_item_vectors"]
+)
 def test_a_key_of_llmd4rec_with_llmrec(key):
     message = refusal("LLMRec", **{key: 1})
     assert message.startswith(f"{key} is a setting of LLMD4Rec, not of LLMRec.") and "--model=LLMD4Rec" in message
@@ -179,9 +187,58 @@ def test_a_training_key_with_llmrec_names_recboles(key):
     assert message == f"llm_{key} is a setting of LLMD4Rec; for LLMRec alone set RecBole's {key}."
 
 
+# Each value is right, but they do not go together.
+CRM_FIRST = "Set crm_warmup_epochs above 0, or distill_first: CRM."
+NOT_TOGETHER = [
+    (
+        {"distill_first": "LLM"},
+        ["crm_warmup_epochs = 0", "in its round 1, LLM phase", "from the CRM before", CRM_FIRST],
+    ),
+    ({"distill_first": "LLM", "distill_direction": "crm_to_llm"}, ["from the CRM before", CRM_FIRST]),
+    ({"epochs": 0}, ["crm_warmup_epochs = 0", "in its round 1, LLM phase", "trained. Set crm_warmup_epochs above 0."]),
+    (
+        {"llm_item_vectors": "crm"},
+        ["in its warm-up, LLM phase", "llm_item_vectors = 'crm'", "or llm_warmup_epochs: 0 and distill_first: CRM."],
+    ),
+    (
+        {"llm_item_vectors": "both", "llm_warmup_epochs": 0, "distill_first": "LLM", "distill_direction": "none"},
+        ["in its round 1, LLM phase", "llm_item_vectors = 'both'", CRM_FIRST],
+    ),
+    (
+        {"llm_item_vectors": "crm", "crm_warmup_epochs": 5, "llm_input": "prompt"},
+        ["llm_item_vectors = 'crm'", "llm_input = 'prompt'", "Set llm_input: item, or llm_item_vectors: own."],
+    ),
+]
+
+
+@pytest.mark.parametrize("settings, parts", NOT_TOGETHER, ids=stable_id)
+def test_values_that_do_not_go_together_are_refused(settings, parts):
+    message = refusal("LLMD4Rec", **settings)
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"distill_first": "LLM", "crm_warmup_epochs": 1},
+        {"distill_first": "LLM", "distill_direction": "llm_to_crm"},
+        {"distill_first": "LLM", "distill_direction": "none"},
+        {"distill_first": "LLM", "distill_alpha_crm_to_llm": 0},
+        {"distill_first": "LLM", "distill_rounds": 0},
+        {"llm_item_vectors": "crm", "llm_warmup_epochs": 0},
+        {"llm_item_vectors": "both", "crm_warmup_epochs": 1, "distill_first": "LLM"},
+        {"llm_warmup_epochs": 0},
+    ],
+    ids=stable_id,
+)
+def test_values_that_go_together_are_taken(settings):
+    config_of("LLMD4Rec", **settings)
+
+
 def test_other_models_do_not_mind_our_keys():
     """One config file may serve LLMD4Rec and its CRM alone."""
-    config = config_of("SASRec", distill_temperature=-1, llm_whatever=2)
+    config = config_of("SASRec", distill_rounds=-1, llm_whatever=2)
     assert config["llm_whatever"] == 2
     assert config["crm_model"] is None  # and none of our defaults
 

@@ -92,8 +92,8 @@ def linear_transitions(samples: Samples, decay: float, ridge: float, n_items: in
     r"""The regression of the items still to come on those before, ``[n_items, n_items]``, negative entries cut off.
 
     With the histories :math:`P` and what follows them :math:`F`, both decayed by distance,
-    :math:`(P^\top P + \lambda I)^{-1} P^\top F` (Choi et al., WWW 2021, arXiv 2103.16104). A pair of items at a distance
-    of d stands on both sides of d cuts, and counts :math:`d\,\delta^{d-1}` in :math:`P^\top F`.
+    :math:`(P^\top P + \lambda I)^{-1} P^\top F` (Choi et al., WWW 2021, arXiv 2103.16104). A pair of items at distance
+    d stands on both sides of d cuts, and counts :math:`d\,\delta^{d-1}` in :math:`P^\top F`.
 
     Args:
         samples: the training samples.

@@ -1,7 +1,7 @@
 r"""Evidence of the next item in closed form: transitions, a linear model, likeness of texts, popularity; pooled.
 
-What is known of item :math:`j` after the history :math:`i_1, \dots, i_t` is a sum of five kinds of evidence, none of them
-scaled by user, so that much evidence of one kind outweighs little of another and what is unknown backs off to the rest:
+What is known of item :math:`j` after the history :math:`i_1, \dots, i_t` is a sum of five kinds of evidence, none
+scaled by user, so that much evidence of one kind outweighs little of another and the unknown backs off to the rest:
 
 .. math::
     e_j = \sum_{s \le t} \rho^{t-s} \left(w_1 \tilde c^{\leftrightarrow}_{i_s j} + w_3 B_{i_s j}

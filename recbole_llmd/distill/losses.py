@@ -18,8 +18,49 @@ import math
 import torch
 from torch import Tensor
 
-WEIGHTINGS = ("adaptive", "confidence", "rank", "uniform")
+WEIGHTINGS = ("adaptive", "confidence", "rank", "target_rank", "uniform")
 RANK_TOP = 10  # the lists that the 'rank' weighting compares
+
+
+def target_ranks(logits: Tensor, targets: Tensor) -> Tensor:
+    """How many items stand above each sample's target, 0 for the best; items of equal score stand above it, so that
+    scores that tell no items apart rank the target last.
+
+    Args:
+        logits: scores of all items, ``[n, n_items]``.
+        targets: ``[n]``.
+
+    Returns:
+        torch.Tensor: whole numbers, ``[n]``.
+
+    >>> target_ranks(torch.tensor([[1.0, 3.0, 2.0], [0.0, 0.0, 0.0]]), torch.tensor([2, 0])).tolist()
+    [1, 2]
+    """
+    return (logits >= logits.gather(1, targets.unsqueeze(1))).sum(-1) - 1
+
+
+def target_rank_weights(student_rank: Tensor, teacher_rank: Tensor) -> Tensor:
+    r"""The sample weights of LLMD4Rec (arXiv 2505.18120, as a reader's public notes report them), in [0, 2].
+
+    With the target's rank :math:`r_S` on the student's and :math:`r_T` on the teacher's side, counted from 0:
+    :math:`1 + (r_S - r_T)/\max(r_T, 1)` where :math:`r_S > r_T`, else :math:`1 - (r_T - r_S)/\max(r_S, 1)`, cut to
+    [0, 2]. A teacher that ranks the target as the student does counts once, one that ranks it half as far down or less
+    twice, one that ranks it twice as far down or more not at all.
+
+    Args:
+        student_rank: whole numbers, ``[n]``.
+        teacher_rank: whole numbers, ``[n]``.
+
+    Returns:
+        torch.Tensor: ``[n]``.
+
+    >>> target_rank_weights(torch.tensor([8, 5, 4, 4]), torch.tensor([2, 4, 5, 8])).tolist()
+    [2.0, 1.25, 0.75, 0.0]
+    """
+    student, teacher = student_rank.float(), teacher_rank.float()
+    better = (student - teacher) / teacher.clamp(min=1)
+    worse = (student - teacher) / student.clamp(min=1)
+    return (1 + torch.where(student > teacher, better, worse)).clamp(0, 2)
 
 
 def kl_divergence(teacher_logp: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
@@ -87,13 +128,15 @@ def sample_weights(
     teacher_target_p: Tensor,
     teacher_entropy: Tensor | None = None,
     teacher_top: Tensor | None = None,
+    teacher_rank: Tensor | None = None,
 ) -> Tensor:
-    r"""The per-sample weights of the distillation term before :func:`rescale`, without gradient.
+    r"""The per-sample weights of the distillation term, without gradient and before any :func:`rescale`.
 
     - ``adaptive``: :math:`p_T(y) / (p_T(y) + p_S(y))`, large where the teacher knows the sample better.
     - ``confidence``: :math:`1 - H(p_T)/\log n`, large where the teacher's distribution is sharp.
     - ``rank``: the share of the teacher's top 10 items that are in the student's, the rank consistency of DLLM2Rec
       (arXiv 2405.00338) taken per sample; one is added to both counts, so that no sample is left out.
+    - ``target_rank``: by the target's rank on both sides, see :func:`target_rank_weights`.
     - ``uniform``: 1.
 
     Args:
@@ -103,6 +146,7 @@ def sample_weights(
         teacher_target_p: the teacher's probability of the target at temperature 1, ``[n]``.
         teacher_entropy: the entropy of the teacher's distribution at temperature 1, ``[n]``; for ``confidence``.
         teacher_top: the teacher's top 10 items, ``[n, 10]``; for ``rank``.
+        teacher_rank: the teacher's :func:`target_ranks`, ``[n]``; for ``target_rank``.
 
     Returns:
         torch.Tensor: ``[n]``.
@@ -121,6 +165,10 @@ def sample_weights(
         if teacher_entropy is None:
             raise ValueError("weighting = 'confidence': needs the teacher's entropy; give teacher_entropy.")
         return (1 - teacher_entropy / math.log(student_logits.shape[1])).clamp(min=0)
+    if weighting == "target_rank":
+        if teacher_rank is None:
+            raise ValueError("weighting = 'target_rank': needs the teacher's ranks of the targets; give teacher_rank.")
+        return target_rank_weights(target_ranks(student_logits, targets), teacher_rank)
     if teacher_top is None:
         raise ValueError("weighting = 'rank': needs the teacher's top items; give teacher_top.")
     student_top = student_logits.topk(teacher_top.shape[1], dim=-1).indices

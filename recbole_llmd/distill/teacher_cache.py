@@ -48,10 +48,12 @@ class TeacherBatch:
         rest_logp: the log-mass of the other items, ``[n]``; None if ``logp`` holds all items.
         target_p: probability of the sample's target at temperature 1, ``[n]``.
         entropy: entropy at temperature 1, ``[n]``.
+        target_rank: how many items stand above the target, of all items, ``[n]``.
         text_only_items: items that the divergence leaves out, bool, ``[n_items - 1]``, or None.
 
     >>> p = torch.tensor([[0.75, 0.25]])
-    >>> batch = TeacherBatch(p.log(), None, None, target_p=p[:, 0], entropy=-(p * p.log()).sum(1))
+    >>> batch = TeacherBatch(p.log(), None, None, target_p=p[:, 0], entropy=-(p * p.log()).sum(1),
+    ...                      target_rank=torch.tensor([0]))
     >>> student = torch.zeros(1, 2)
     >>> round(batch.divergence(student, temperature=1.0).item(), 4)
     0.1308
@@ -64,15 +66,21 @@ class TeacherBatch:
     rest_logp: Tensor | None
     target_p: Tensor
     entropy: Tensor
+    target_rank: Tensor
     text_only_items: Tensor | None = None
 
     def divergence(self, student_logits: Tensor, temperature: float) -> Tensor:
         """Per-sample distillation term for student logits without the padding item, ``[n]``."""
-        if self.text_only_items is not None:
-            student_logits = student_logits.masked_fill(self.text_only_items, NEVER)
+        student_logits = self._compared(student_logits)
         if self.items is None or self.rest_logp is None:
             return losses.kl_divergence(self.logp, student_logits, temperature)
         return losses.kl_divergence_topk(self.items, self.logp, self.rest_logp, student_logits, temperature)
+
+    def _compared(self, student_logits: Tensor) -> Tensor:
+        """The student's logits without the items that the divergence leaves out."""
+        if self.text_only_items is None:
+            return student_logits
+        return student_logits.masked_fill(self.text_only_items, NEVER)
 
     def at(self, chunk: slice) -> TeacherBatch:
         """The samples in a slice."""
@@ -82,6 +90,7 @@ class TeacherBatch:
             None if self.rest_logp is None else self.rest_logp[chunk],
             self.target_p[chunk],
             self.entropy[chunk],
+            self.target_rank[chunk],
             self.text_only_items,
         )
 
@@ -91,7 +100,11 @@ class TeacherBatch:
         if weighting == "rank":
             n = min(losses.RANK_TOP, student_logits.shape[1])
             top = self.items[:, :n] if self.items is not None else self.logp.topk(n, dim=-1).indices
-        return losses.sample_weights(weighting, student_logits, targets, self.target_p, self.entropy, top)
+        if weighting == "target_rank":
+            student_logits = self._compared(student_logits)  # both sides rank the same items
+        return losses.sample_weights(
+            weighting, student_logits, targets, self.target_p, self.entropy, top, self.target_rank
+        )
 
 
 class TeacherCache:
@@ -134,6 +147,7 @@ class TeacherCache:
         self.rest_logp = np.zeros(n_samples, dtype=np.float32)
         self.target_p = np.zeros(n_samples, dtype=np.float32)
         self.entropy = np.zeros(n_samples, dtype=np.float32)
+        self.target_rank = np.zeros(n_samples, dtype=np.int32)
 
     @staticmethod
     def _map(folder: str, dtype: type, shape: tuple[int, int]) -> np.memmap[Any, Any]:
@@ -151,6 +165,7 @@ class TeacherCache:
         logits, places = logits[:, 1:].float(), numbers.cpu().numpy()
         if self.text_only_items is not None:
             logits = logits.masked_fill(self.text_only_items, NEVER)
+        self.target_rank[places] = losses.target_ranks(logits, targets - 1).cpu().numpy()
         logp = torch.log_softmax(logits, dim=-1)
         self.target_p[places] = logp.gather(1, (targets - 1).unsqueeze(1)).exp().squeeze(1).cpu().numpy()
         self.entropy[places] = -(logp.exp() * logp).sum(-1).cpu().numpy()
@@ -177,6 +192,7 @@ class TeacherCache:
             None if self.items is None else of_samples(self.rest_logp),
             of_samples(self.target_p),
             of_samples(self.entropy),
+            of_samples(self.target_rank),
             self.text_only_items,
         )
 

@@ -11,6 +11,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor
 
 from recbole_llmd import config as configs
+from recbole_llmd.errors import ModelError
 from recbole_llmd.model.llmrec import LLMRec
 from recbole_llmd.model_lookup import crm_class
 
@@ -35,7 +36,23 @@ class LLMD4Rec(SequentialRecommender):
         super().__init__(config, dataset)
         # First, so that its initial weights are those of the same CRM run alone with the same seed.
         self.crm = crm_class(config["crm_model"])(configs.side_config(config, model=config["crm_model"]), dataset)
-        self.llm = LLMRec(configs.llm_side_config(config), dataset)
+        vectors = None if config["llm_item_vectors"] == "own" else self.crm_vectors()
+        self.llm = LLMRec(configs.llm_side_config(config), dataset, vectors)
+
+    def crm_vectors(self) -> Tensor:
+        """The CRM's item vectors, ``[n_items, size of the CRM's]``.
+
+        Raises:
+            ModelError: if the CRM does not keep one vector an item in ``item_embedding``.
+        """
+        weight = getattr(getattr(self.crm, "item_embedding", None), "weight", None)
+        if not isinstance(weight, Tensor) or weight.dim() != 2 or len(weight) < self.n_items:
+            name = type(self.crm).__name__
+            raise ModelError(
+                f"crm_model = {name!r}: {name} keeps no item vectors in item_embedding that the LLM could read. Use a "
+                "model that does, such as SASRec or GRU4Rec, or llm_item_vectors: own."
+            )
+        return weight[: self.n_items].detach()  # some models have rows for a mask after the items
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The CRM's."""

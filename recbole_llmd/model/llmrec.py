@@ -39,6 +39,10 @@ class LLMRec(SequentialRecommender):
     the last one. With item texts, ``llm_match_rank`` adds the match of the texts to the score
     (:class:`~recbole_llmd.llm.text_match.TextMatch`). One pass over a window serves all its positions.
 
+    Inside a distillation ``llm_item_vectors`` can make a history of the vectors :math:`c_i` of the conventional side
+    (from LLMD4Rec, arXiv 2505.18120): the soft tokens are then :math:`s\,W\,\mathrm{LN}(C c_i + P t_i)` (``crm``) or
+    :math:`s\,W\,\mathrm{LN}(C c_i + v_i)` (``both``). Vectors :math:`v_i` of its own still score the items.
+
     An item that has a text and is the target of no training sample is known by its text alone: it has no embedding, and
     the loss does not count it among the items that were not chosen.
 
@@ -46,9 +50,14 @@ class LLMRec(SequentialRecommender):
     >>> result = run_recbole(model="LLMRec", config_dict={**small, "epochs": 2})
     >>> sorted(result["test_result"])
     ['ndcg@10', 'recall@10']
+
+    Args:
+        config: its Config.
+        dataset: the training dataset.
+        crm_vectors: the vectors of another model that it reads, ``[n_items, any size]``; None: it reads its own.
     """
 
-    def __init__(self, config: Config, dataset: SequentialDataset) -> None:
+    def __init__(self, config: Config, dataset: SequentialDataset, crm_vectors: Tensor | None = None) -> None:
         super().__init__(config, dataset)
         self.loss_fct = nn.CrossEntropyLoss()
         # The initial weights depend neither on whether the text cache was warm nor on what was built before.
@@ -57,6 +66,7 @@ class LLMRec(SequentialRecommender):
             texts, uncut = self._build_texts(config, dataset)
             self._build_backbone(config, uncut, texts)
             self._build_heads(config, dataset)
+            self._build_reading(config, crm_vectors)
         self._frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
         self.register_state_dict_post_hook(_drop_frozen)
         self.register_load_state_dict_post_hook(_ignore_frozen)
@@ -124,6 +134,30 @@ class LLMRec(SequentialRecommender):
                 self.match = TextMatch(self.text, config["llm_match_rank"], self.max_seq_length)
         self.register_buffer("text_only_items", text_only_items, persistent=False)
 
+    def _build_reading(self, config: Config, crm_vectors: Tensor | None) -> None:
+        """What histories are made of: the buffer ``crm_vectors``, ``[n_items, size of the CRM's]``, or None."""
+        self.reads_own = crm_vectors is None or config["llm_item_vectors"] == "both"
+        # A part of the state: weights are kept, saved and put back with the vectors that they were trained for.
+        self.register_buffer("crm_vectors", None if crm_vectors is None else self.brought_to_unit_length(crm_vectors))
+        if crm_vectors is not None:
+            self.crm_projection = nn.Linear(crm_vectors.shape[1], config["llm_embedding_size"], bias=False)
+            nn.init.normal_(self.crm_projection.weight, std=INITIALIZER_RANGE)
+
+    def brought_to_unit_length(self, crm_vectors: Tensor) -> Tensor:
+        """Vectors of the CRM as they are read: of root mean square length 1, as the texts are.
+
+        Args:
+            crm_vectors: ``[n_items, any size]``; of the padding item and of items known by text alone they say nothing.
+
+        Returns:
+            torch.Tensor: of the same shape, without gradient; zero rows for those items.
+        """
+        known = torch.arange(self.n_items, device=crm_vectors.device) > 0
+        if self.text_only_items is not None:
+            known &= ~self.text_only_items.to(known.device)
+        vectors = crm_vectors.detach().float() * known.unsqueeze(1)
+        return vectors / (vectors.square().sum() / known.sum()).sqrt().clamp(min=1e-12)
+
     def train(self, mode: bool = True) -> LLMRec:
         """As PyTorch's; forgets the cached :meth:`item_vectors`."""
         self._cached_items = None  # the weights may change, or have changed, since the vectors were computed
@@ -141,6 +175,15 @@ class LLMRec(SequentialRecommender):
         if not self.training and not torch.is_grad_enabled():
             self._cached_items = vectors.detach()  # not the embedding itself, which would become a second parameter
         return vectors
+
+    def _read(self, item_seq: Tensor, vectors: Tensor) -> Tensor:
+        """What a history is made of, ``[batch, length, size]``."""
+        if self.crm_vectors is None:
+            return vectors[item_seq]
+        read: Tensor = self.crm_projection(self.crm_vectors[item_seq])
+        if self.reads_own:
+            return read + vectors[item_seq]
+        return read if self.text is None else read + self.text_projection(self.text[item_seq])
 
     @property
     def fixed_vectors(self) -> Tensor | None:
@@ -163,7 +206,8 @@ class LLMRec(SequentialRecommender):
         # Histories are padded on the right and the backbone is causal: no attention mask is needed.
         dtype = self.input_dtype
         if self.prompt is None:
-            soft_tokens = self.spread * self.input_projection(self.dropout(self.input_norm(vectors[item_seq])))
+            read = self.dropout(self.input_norm(self._read(item_seq, vectors)))
+            soft_tokens = self.spread * self.input_projection(read)
             inputs, ends = {"inputs_embeds": soft_tokens.to(dtype)}, None
         else:
             tokens, ends = self.prompt(item_seq)
@@ -245,10 +289,11 @@ class LLMRec(SequentialRecommender):
         self._cached_items = None
 
     def head_state(self) -> dict[str, Tensor]:
-        """The trained tensors outside the backbone, by name."""
-        return {
+        """The trained tensors outside the backbone, and the vectors of the CRM that they were trained for, by name."""
+        head = {
             name: parameter.detach() for name, parameter in self.named_parameters() if not name.startswith("backbone.")
         }
+        return head if self.crm_vectors is None else {**head, "crm_vectors": self.crm_vectors}
 
 
 def _drop_frozen(module: LLMRec, state_dict: dict[str, Any], prefix: str, _local_metadata: Any) -> None:

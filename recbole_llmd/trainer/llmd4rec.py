@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,13 +82,18 @@ class Phase:
         return f"{when}, {self.student} phase{how}"
 
 
-def plan(config: Config) -> list[Phase]:
+def plan(config: Config | Mapping[str, Any]) -> list[Phase]:
     """The phases of a run. All directions have the same phases with the same epochs; they differ in who is taught."""
     direction = config["distill_direction"]
-    phases = [Phase(0, "LLM", config["llm_warmup_epochs"], False), Phase(0, "CRM", config["crm_warmup_epochs"], False)]
+    epochs = {"CRM": config["epochs"], "LLM": config["llm_epochs"]}
+    warm_up = {"CRM": config["crm_warmup_epochs"], "LLM": config["llm_warmup_epochs"]}
+    taught = {"CRM": direction in ("mutual", "llm_to_crm"), "LLM": direction in ("mutual", "crm_to_llm")}
+    # An LLM that reads the CRM's item vectors comes after the CRM.
+    first = "LLM" if config["llm_item_vectors"] == "own" else "CRM"
+    phases = [Phase(0, side, warm_up[side], False) for side in (first, OTHER[first])]
+    first = config["distill_first"]
     for number in range(1, config["distill_rounds"] + 1):
-        phases.append(Phase(number, "CRM", config["epochs"], direction in ("mutual", "llm_to_crm")))
-        phases.append(Phase(number, "LLM", config["llm_epochs"], direction in ("mutual", "crm_to_llm")))
+        phases += [Phase(number, side, epochs[side], taught[side]) for side in (first, OTHER[first])]
     return [phase for phase in phases if phase.epochs > 0]
 
 
@@ -142,7 +147,8 @@ class LLMD4RecTrainer(Trainer):
 
     The weights of a side's best validation epoch so far teach the other side. Those of the best epoch of
     :func:`phases_that_count` are what it ends with; the CRM's are what the run returns, evaluates and saves. A phase
-    starts from its side's initial weights, or, without ``distill_restart``, from its best ones.
+    starts from its side's initial weights, or, without ``distill_restart``, from its best ones. The item vectors of the
+    CRM that an LLM may read are part of its weights.
 
     Attributes:
         sides: the trainers of ``CRM`` and ``LLM``.
@@ -247,6 +253,7 @@ class LLMD4RecTrainer(Trainer):
                 arguments,
                 restart=phase.round > 0 and restart,
                 supersedes=phase == counting[0],
+                initial_weights=self._vectors_to_read(index, phase),
                 interruption=interruption,
                 on_epoch_begin=on_epoch_begin,
             )
@@ -269,6 +276,16 @@ class LLMD4RecTrainer(Trainer):
             for phase in phases
         ]
 
+    def _vectors_to_read(self, index: int, phase: Phase) -> dict[str, Tensor]:
+        """The vectors of the CRM that the LLM reads in phase ``index``: the current ones, or those that it has."""
+        llm = self.model.llm
+        if phase.student != "LLM" or llm.crm_vectors is None:
+            return {}
+        again = any(earlier.student == "LLM" for earlier in plan(self.config)[:index])
+        if again and not self.config["distill_refresh_vectors"]:
+            return {"crm_vectors": llm.crm_vectors}
+        return {"crm_vectors": llm.brought_to_unit_length(self.model.crm_vectors())}
+
     def objective_for(self, phase: Phase, dataset: SequentialDataset, show_progress: bool = False) -> Objective:
         """What the student of ``phase`` minimises; the teacher, if there is one, scores all training samples for it.
 
@@ -279,10 +296,12 @@ class LLMD4RecTrainer(Trainer):
         """
         student, teacher = self.sides[phase.student], self.sides[phase.teacher]
         # Of items that are no sample's target the LLM alone knows something: their texts.
-        text_only_items, temperature = self.model.llm.text_only_items, self.config["distill_temperature"]
+        text_only_items = self.model.llm.text_only_items
         left_out = text_only_items if phase.student == "LLM" or self.config["crm_leave_out_text_only"] else None
         if not phase.taught:
             return student.own_objective(left_out)
+        way = "llm_to_crm" if phase.student == "CRM" else "crm_to_llm"
+        alpha, temperature = self.config[f"distill_alpha_{way}"], self.config[f"distill_temperature_{way}"]
         cache = TeacherCache(
             len(dataset),
             dataset.item_num,
@@ -292,8 +311,8 @@ class LLMD4RecTrainer(Trainer):
             text_only_items if phase.student == "LLM" else None,
         )
         cache.fill(teacher.path, f"{teacher.side} teaches: its distributions", show_progress)
-        alpha = self.config["distill_alpha_llm_to_crm" if phase.student == "CRM" else "distill_alpha_crm_to_llm"]
-        return Objective(student.path, cache, alpha, temperature, self.config["distill_weighting"], left_out)
+        weighting, rescale = self.config["distill_weighting"], self.config["distill_rescale_weights"]
+        return Objective(student.path, cache, alpha, temperature, weighting, rescale, left_out)
 
     @property
     def has_warm_up(self) -> bool:

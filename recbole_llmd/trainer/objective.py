@@ -89,6 +89,7 @@ class Objective:
         alpha: the factor of the distillation term; with 0 the teacher is not asked.
         temperature: that of the distributions that are compared.
         weighting: one of :data:`~recbole_llmd.distill.losses.WEIGHTINGS`.
+        rescale_weights: whether the weights of a batch are brought to mean 1.
         text_only_items: items known by their text alone, bool, ``[n_items]``, or None; over windows the cross-entropy
             does not count them among those that were not chosen.
         figures: those of the running epoch.
@@ -109,6 +110,7 @@ class Objective:
     alpha: float = 0.0
     temperature: float = 1.0
     weighting: str = "uniform"
+    rescale_weights: bool = True
     text_only_items: Tensor | None = None
     figures: EpochFigures = field(default_factory=EpochFigures)
 
@@ -125,7 +127,7 @@ class Objective:
             return distillation_terms(logits, targets[chunk], teacher.at(chunk), self.temperature, self.weighting)
 
         loss, (divergences, weights) = self.path.loss(batch, self.text_only_items, distilled)
-        weights = rescale(weights.detach())
+        weights = rescale(weights.detach()) if self.rescale_weights else weights.detach()
         term = torch.mean(weights * divergences)
         self.figures.add(len(targets), loss.detach(), term.detach(), weights)
         return loss, self.alpha * term

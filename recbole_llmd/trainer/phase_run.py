@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from recbole.data.dataloader import AbstractDataLoader, TrainDataLoader
+from torch import Tensor
 
 from recbole_llmd.trainer.objective import Objective
 
@@ -55,6 +56,7 @@ class PhaseRun:
         restart: whether training starts from the side's initial weights instead of the best ones so far:
             a student that has already fitted the samples too closely learns little from a teacher.
         supersedes: whether the phases before this one no longer count for the weights that the side ends with.
+        initial_weights: entries of the ``state_dict`` that take the place of those that the phase would begin with.
         interruption: where the phase was interrupted, if it is being resumed.
         on_epoch_begin: called with the number of every epoch before its first batch.
 
@@ -70,5 +72,6 @@ class PhaseRun:
     fit: FitArguments
     restart: bool = False
     supersedes: bool = False
+    initial_weights: Mapping[str, Tensor] = field(default_factory=dict)
     interruption: Interruption | None = None
     on_epoch_begin: Callable[[int], None] | None = None

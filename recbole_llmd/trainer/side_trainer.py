@@ -143,8 +143,8 @@ class SideTrainer(Trainer):
 
     def _begin(self, run: PhaseRun) -> None:
         """A fresh optimizer and early-stopping count; a phase stops early, and has its best weights, by itself."""
-        if run.restart:
-            self.model.load_state_dict(self.initial_state)
+        state = self.initial_state if run.restart else self.model.state_dict()
+        self.model.load_state_dict({**state, **run.initial_weights})
         self.best_state, self.best_valid_result = None, None
         self.best_valid_score = -np.inf if self.valid_metric_bigger else np.inf
         self.phase_index, self.label = run.index, run.label

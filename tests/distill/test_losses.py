@@ -7,14 +7,23 @@ import pytest
 import torch
 
 from recbole_llmd.data.windows import SAMPLE, TARGETS
-from recbole_llmd.distill.losses import WEIGHTINGS, kl_divergence, kl_divergence_topk, rescale, sample_weights
+from recbole_llmd.distill.losses import (
+    WEIGHTINGS,
+    kl_divergence,
+    kl_divergence_topk,
+    rescale,
+    sample_weights,
+    target_rank_weights,
+    target_ranks,
+)
 from recbole_llmd.distill.teacher_cache import TeacherBatch
 from recbole_llmd.distill.training_path import SamplePath, WindowPath
 from recbole_llmd.trainer.objective import EpochFigures, Objective, distillation_terms
 
 N, ITEMS = 6, 14
 TEMPERATURES = (0.5, 1.0, 3.0)
-TOLERANCE = {"adaptive": 1e-10, "confidence": 1e-10, "rank": 1e-6, "uniform": 1e-10}  # shares of counts are float32
+# Shares of counts and quotients of ranks are float32.
+TOLERANCE = {"adaptive": 1e-10, "confidence": 1e-10, "rank": 1e-6, "target_rank": 1e-6, "uniform": 1e-10}
 
 
 def random_logits(seed, n=N, items=ITEMS, scale=2.0):
@@ -39,6 +48,18 @@ def merged(p, top):
     return [p[i] for i in top] + [sum(p[i] for i in range(len(p)) if i not in top)]
 
 
+def naive_rank(row, target):
+    return sorted(range(len(row)), key=lambda i: -row[i]).index(target)
+
+
+def naive_rank_weight(student, teacher):
+    if student > teacher:
+        weight = 1 + (student - teacher) / max(teacher, 1)
+    else:
+        weight = 1 - (teacher - student) / max(student, 1)
+    return min(max(weight, 0), 2)
+
+
 def naive_weights(weighting, teacher, student, targets):
     """Sample weights from probabilities at temperature 1, target positions and nothing else."""
     raw = []
@@ -49,6 +70,8 @@ def naive_weights(weighting, teacher, student, targets):
             raw.append(p[y] / (p[y] + q[y]))
         elif weighting == "confidence":
             raw.append(1 - sum(-a * math.log(a) for a in p) / math.log(len(p)))
+        elif weighting == "target_rank":
+            raw.append(naive_rank_weight(naive_rank(q, y), naive_rank(p, y)))
         else:
             best = [set(sorted(range(len(d)), key=lambda i: -d[i])[:10]) for d in (p, q)]
             raw.append((len(best[0] & best[1]) + 1) / 11)
@@ -65,6 +88,7 @@ def exact_batch(teacher_logits, targets, temperature):
         rest_logp=None,
         target_p=p[torch.arange(len(p)), targets],
         entropy=-(p * p.log()).sum(1),
+        target_rank=torch.tensor([naive_rank(row, y) for row, y in zip(p.tolist(), targets.tolist())]),
     )
 
 
@@ -78,6 +102,7 @@ def topk_batch(teacher_logits, targets, temperature, k):
         rest_logp=logp[:, k:].exp().sum(1).log(),
         target_p=exact.target_p,
         entropy=exact.entropy,
+        target_rank=exact.target_rank,
     )
 
 
@@ -205,7 +230,8 @@ def test_weights_are_the_naive_ones(weighting):
     targets = torch.tensor([0, 3, 3, 7, 13, 1])
     batch = exact_batch(teacher, targets, 1.0)
     top = batch.logp.topk(10, dim=1).indices
-    weights = rescale(sample_weights(weighting, student, targets, batch.target_p, batch.entropy, top))
+    raw = sample_weights(weighting, student, targets, batch.target_p, batch.entropy, top, batch.target_rank)
+    weights = rescale(raw)
     expected = naive_weights(weighting, naive_probabilities(teacher), naive_probabilities(student), targets.tolist())
     close(weights, expected, TOLERANCE[weighting])
     assert weights.double().mean().item() == pytest.approx(1, abs=TOLERANCE[weighting])
@@ -238,6 +264,52 @@ def test_rank_counts_common_items_in_any_order():
     student = torch.tensor([[1.0, 2.0, 3.0, 0.0, 0.0, 0.0]]).repeat(3, 1)  # top 3 are 2, 1, 0
     weights = sample_weights("rank", student, torch.zeros(3, dtype=torch.long), torch.ones(3), teacher_top=teacher_top)
     close(rescale(weights), [4 / 7 * 3, 1 / 7 * 3, 2 / 7 * 3], 1e-6)
+
+
+@pytest.mark.parametrize(
+    "student, teacher, weight",
+    [
+        (3, 3, 1.0),  # as good as each other
+        (0, 0, 1.0),
+        (5, 4, 1.25),  # the teacher a little better: 1 + 1/4
+        (4, 5, 0.75),  # the teacher a little worse: 1 - 1/4
+        (4, 2, 2.0),
+        (2, 4, 0.0),  # twice as far down: ignored
+        (900, 1, 2.0),
+        (1, 900, 0.0),
+        (1, 0, 2.0),  # the best rank is 0, the divisor 1
+        (0, 1, 0.0),
+        (300, 200, 1.5),
+        (200, 300, 0.5),
+    ],
+)
+def test_target_rank_weights_by_hand(student, teacher, weight):
+    assert target_rank_weights(torch.tensor([student]), torch.tensor([teacher])).item() == pytest.approx(weight)
+
+
+def test_target_ranks_count_the_items_above():
+    """Equal scores stand above: whoever tells no items apart does not know the target best."""
+    logits = torch.tensor([[4.0, 1.0, 3.0, 2.0], [4.0, 1.0, 3.0, 2.0], [4.0, 3.0, 3.0, 3.0], [0.0, 0.0, 0.0, 0.0]])
+    assert target_ranks(logits, torch.tensor([0, 1, 2, 3])).tolist() == [0, 3, 3, 3]
+
+
+def test_the_objective_leaves_the_weights_as_they_are():
+    """A teacher that ranks every target last has no say, which rescaling to mean 1 would give it back."""
+    _, student, targets = setup(40)
+    teacher = student.detach().clone()
+    teacher[torch.arange(3), targets[:3]] = -20.0  # knows nothing of the first three
+    known = Teacher(teacher, targets, 1.0)
+    terms = {}
+    for rescaled in (True, False):
+        objective = Objective(path_of(Fixed(student), True), known, 1.0, 1.0, "target_rank", rescaled)
+        _, terms[rescaled] = objective(batch_of(targets, windows=True))
+        weights = objective.figures.weights[0].tolist()
+        p, q = (naive_probabilities(logits.detach()[:, 1:]) for logits in (teacher, student))
+        raw = [naive_rank_weight(naive_rank(b, y - 1), naive_rank(a, y - 1)) for a, b, y in zip(p, q, targets.tolist())]
+        assert 0 < sum(raw) < 6 and 0.0 in raw
+        assert weights == pytest.approx([w * (6 / sum(raw) if rescaled else 1) for w in raw], abs=1e-6)
+        expected = sum(w * naive_kl(a, b) for w, a, b in zip(weights, p, q)) / N
+        assert terms[rescaled].item() == pytest.approx(expected, rel=1e-5)
 
 
 # --- the objective: weights times divergence, next to the side's own loss ---------------------------------------------

@@ -58,6 +58,8 @@ def test_what_was_written_is_read(tmp_path, topk, temperature):
     for i, number in enumerate(numbers.tolist()):
         p, p_tau = plain[number], tempered[number]
         assert batch.target_p[i].item() == pytest.approx(p[int(targets[number])], rel=1e-5)
+        better = [item for item in plain[number] if plain[number][item] > p[int(targets[number])]]
+        assert batch.target_rank[i].item() == len(better)
         assert batch.entropy[i].item() == pytest.approx(-sum(v * math.log(v) for v in p.values()), rel=1e-5)
         if topk:
             best = sorted(p_tau, key=p_tau.get, reverse=True)[:topk]
@@ -78,7 +80,7 @@ def test_a_sample_written_twice_keeps_the_last(tmp_path, topk):
     other = filled(tmp_path, topk, 1.0, scores(50), targets_of(51))
     for number, source in ((4, other), (5, filled(tmp_path, topk, 1.0, scores(0), targets_of(1)))):
         got, expected = (c.read(torch.tensor([number]), "cpu") for c in (cache, source))
-        for name in ("logp", "items", "rest_logp", "target_p", "entropy"):
+        for name in ("logp", "items", "rest_logp", "target_p", "entropy", "target_rank"):
             assert getattr(got, name) is getattr(expected, name) is None or torch.equal(
                 getattr(got, name), getattr(expected, name)
             )
@@ -122,6 +124,7 @@ def test_weights_are_those_of_the_losses(tmp_path, weighting, topk, temperature)
         p[torch.arange(SAMPLES), targets - 1],
         -(p * p.log()).sum(-1),
         p.topk(10).indices,
+        losses.target_ranks(p, targets - 1),
     )
     torch.testing.assert_close(batch.weights(weighting, student, targets - 1), expected, rtol=1e-4, atol=1e-5)
 
@@ -260,5 +263,9 @@ def test_divergence_leaves_items_known_by_text_alone_out(tmp_path, topk, tempera
     torch.testing.assert_close(divergence, batches[1].divergence(student[:, kept[1:] - 1], temperature))
     torch.testing.assert_close(batches[0].target_p, batches[1].target_p)
     torch.testing.assert_close(batches[0].entropy, batches[1].entropy)
+    assert torch.equal(batches[0].target_rank, batches[1].target_rank)
+    ranked = batches[0].weights("target_rank", student, targets - 1)
+    among_kept = torch.searchsorted(kept, targets) - 1
+    assert torch.equal(ranked, batches[1].weights("target_rank", student[:, kept[1:] - 1], among_kept))
     (gradient,) = torch.autograd.grad(divergence.sum(), student)
     assert not gradient[:, text_only_items[1:]].any() and gradient[:, ~text_only_items[1:]].abs().max() > 0.1

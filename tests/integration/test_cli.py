@@ -122,8 +122,8 @@ def test_export_command(small, workdir, capsys):
             "llm_layer is not a setting.*nearest valid name is llm_layers",
         ),
         (
-            ["--model=LLMD4Rec", "--dataset=ml-100k", "--distill_temperature=0"],
-            "distill_temperature = 0: must be a number above 0",
+            ["--model=LLMD4Rec", "--dataset=ml-100k", "--distill_temperature_llm_to_crm=0"],
+            "distill_temperature_llm_to_crm = 0: must be a number above 0",
         ),
         (["--model=LLMD4Rec", "--dataset=ml-100k", "--crm_model=SASRek"], "nearest name is 'SASRec'"),
         (["--model=LLMD4Rec", "--dataset=ml-100k", "--config_files=no.yaml"], "there is no file 'no.yaml'"),

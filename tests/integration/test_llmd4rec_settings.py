@@ -46,6 +46,33 @@ def _rank_weighs_otherwise(result, baseline):
     assert got["weight quantiles"] != usual["weight quantiles"] and got["weight std"] > 0
 
 
+def _only_the_llm_is_taught_by_softer_distributions(result, baseline):
+    assert (
+        _epochs(result, "CRM", "round 1")[0]["distillation"] == _epochs(baseline, "CRM", "round 1")[0]["distillation"]
+    )
+    got, usual = (_epochs(run, "LLM", "round 1")[0] for run in (result, baseline))
+    assert got["distillation"] != pytest.approx(usual["distillation"], rel=0.01)
+
+
+def _target_ranks_weigh_from_0_to_2(result, baseline):
+    """The untaught sides are of very different worth here, so that the means are far from 1."""
+    for side in ("CRM", "LLM"):
+        (epoch,) = _epochs(result, side, "round 1")
+        assert 0 <= epoch["weight quantiles"][0] < 1 < epoch["weight quantiles"][-1] <= 2
+        assert abs(epoch["weight mean"] - 1) > 0.02
+
+
+def _the_llm_comes_first_in_the_round(result, baseline):
+    assert [phase["label"] for phase in result["distillation"]["phases"]] == [
+        "warm-up, LLM phase",
+        "warm-up, CRM phase",
+        "round 1, LLM phase (CRM teaches)",
+        "round 1, CRM phase (LLM teaches)",
+    ]
+    assert _losses(result, "LLM") == _losses(baseline, "LLM")  # the warm-up stays as it was
+    assert _losses(result, "CRM") == _losses(baseline, "CRM")
+
+
 def _top_items_bound_the_divergence_from_below(result, baseline):
     got, usual = (_epochs(run, "CRM", "round 1")[0] for run in (result, baseline))
     assert 0 < got["distillation"] < usual["distillation"]
@@ -113,10 +140,16 @@ def _every_second_epoch_of_the_crm_is_validated(result, baseline):
     "more, effects",
     [
         (
-            {"distill_weighting": "confidence", "distill_temperature": 2.0},
+            {"distill_weighting": "confidence", "distill_temperature_llm_to_crm": 2.0},
             [_confidence_weighs_otherwise, _temperature_softens],
         ),
         ({"distill_weighting": "rank", "distill_topk": 10}, [_rank_weighs_otherwise]),
+        ({"distill_temperature_crm_to_llm": 2.0}, [_only_the_llm_is_taught_by_softer_distributions]),
+        (
+            {"distill_weighting": "target_rank", "distill_rescale_weights": False},
+            [_target_ranks_weigh_from_0_to_2],
+        ),
+        ({"distill_first": "LLM"}, [_the_llm_comes_first_in_the_round]),
         ({"distill_topk": 10}, [_top_items_bound_the_divergence_from_below]),
         ({"distill_weighting": "uniform", "distill_rounds": 2}, [_uniform_weights_are_one, _second_round_follows]),
         ({"llm_input": "prompt"}, [_only_the_llm_reads_otherwise]),

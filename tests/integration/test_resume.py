@@ -88,16 +88,28 @@ def _without_seconds(result):
     return result
 
 
+PUBLISHED = {  # phases: 0 warm-up CRM, 1 round 1 LLM, 2 CRM, 3 round 2 LLM, 4 CRM
+    "llm_item_vectors": "crm",
+    "llm_warmup_epochs": 0,
+    "distill_first": "LLM",
+    "distill_rounds": 2,
+    "distill_weighting": "target_rank",
+    "distill_rescale_weights": False,
+}
+
+
 @pytest.mark.parametrize(
-    "crm, restart, deaths",
+    "crm, restart, deaths, more",
     [
         # phases: 0 warm-up LLM, 1 warm-up CRM, 2 round CRM, 3 round LLM
-        ("SASRec", False, [[0, 1], [1, 2], [2, 0], [3, 1], "writing"]),
-        ("SASRec", True, [[2, 0], [2, 1], [3, 1]]),
-        ("BERT4Rec", False, [[1, 1], [2, 2]]),  # by samples, drawing from Python's and RecBole's generators too
+        ("SASRec", False, [[0, 1], [1, 2], [2, 0], [3, 1], "writing"], {}),
+        ("SASRec", True, [[2, 0], [2, 1], [3, 1]], {}),
+        ("SASRec", False, [[1, 1], [2, 1], [3, 0], [3, 1], [4, 1]], PUBLISHED),
+        ("SASRec", True, [[1, 1], [3, 1]], {**PUBLISHED, "distill_refresh_vectors": False}),
+        ("BERT4Rec", False, [[1, 1], [2, 2]], {}),  # by samples, drawing from Python's and RecBole's generators too
     ],
 )
-def test_killed_and_resumed_ends_like_uninterrupted(fast_distill, workdir, crm, restart, deaths):
+def test_killed_and_resumed_ends_like_uninterrupted(fast_distill, workdir, crm, restart, deaths, more):
     settings = {
         **fast_distill,
         "crm_model": crm,
@@ -106,6 +118,7 @@ def test_killed_and_resumed_ends_like_uninterrupted(fast_distill, workdir, crm, 
         "epochs": 3,
         "llm_train_batch_size": 128,
         "train_batch_size": 128,
+        **more,
     }
     uninterrupted, killed = workdir / "uninterrupted", workdir / "killed"
     jobs = [(str(uninterrupted), settings, None)]
