@@ -170,6 +170,9 @@ DISTILLATION_RULES: dict[str, Rule] = {
     "distill_alpha_crm_to_llm": number(0),
     "distill_weighting": choice("adaptive", "confidence", "rank", "target_rank", "uniform"),
     "distill_rescale_weights": boolean,
+    "distill_evidence": boolean,
+    "distill_synthetic": number(0),
+    "distill_synthetic_epochs": integer(1),
     "distill_topk": either("auto", integer(0)),
     "resume": boolean,
 }

@@ -115,4 +115,5 @@ def linear_transitions(samples: Samples, decay: float, ridge: float, n_items: in
     solution = scipy.linalg.solve(
         gram, follows.toarray().astype(np.float32), assume_a="pos", overwrite_a=True, overwrite_b=True
     )
-    return np.maximum(solution, 0, dtype=np.float32)
+    positive: NDArray[np.float32] = np.maximum(solution, 0, dtype=np.float32)
+    return positive

@@ -220,6 +220,13 @@ class WindowLoader:
         other.shuffle = False
         return other
 
+    def over(self, windows: Windows, batch_size: int) -> WindowLoader:
+        """A loader like this one of other windows."""
+        other = copy.copy(self)
+        other.windows, other.batch_size = windows, batch_size
+        other._n_batches = len(other._batches(np.argsort(windows.lengths, kind="stable")))
+        return other
+
     def _batches(self, order: Integers) -> list[Integers]:
         """Cut ``order`` into batches of at most ``batch_size`` padded positions (one window at least)."""
         size = max(1, self.batch_size)

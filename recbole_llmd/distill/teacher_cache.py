@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -197,13 +198,20 @@ class TeacherCache:
         )
 
     @torch.no_grad()
-    def fill(self, teacher: TrainingPath, label: str, show_progress: bool = False) -> None:
+    def fill(
+        self,
+        teacher: TrainingPath,
+        label: str,
+        show_progress: bool = False,
+        joined: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
         """Run the teacher once over all training samples, in evaluation mode.
 
         Args:
             teacher: the training path of the teacher's side.
             label: what the progress bar says.
             show_progress: whether there is a progress bar.
+            joined: ``joined(logits, numbers)`` gives the teacher's logits ``[n, n_items]`` from those of its model.
         """
         model = teacher.model
         model.eval()
@@ -213,4 +221,6 @@ class TeacherCache:
             outputs, *items = teacher.factors(batch)
             for chunk in chunked_scores.chunk_slices(len(numbers), self.n_items):
                 logits = chunked_scores.scores_of_all_items(outputs[chunk], *items)
+                if joined is not None:
+                    logits = joined(logits, numbers[chunk])
                 self.write(numbers[chunk], logits, targets[chunk])

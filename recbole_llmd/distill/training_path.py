@@ -80,6 +80,19 @@ class TrainingPath(ABC):
         """
 
     @abstractmethod
+    def over(self, dataset: SequentialDataset, size: float = 1.0) -> TrainingPath:
+        """The path of the same model over the samples of another dataset, which have no targets to be trained on.
+
+        Args:
+            dataset: the samples, in RecBole's form.
+            size: of a batch, by that of this path.
+        """
+
+    def distilled(self, batch: Interaction, terms: Distilled) -> tuple[Tensor, ...]:
+        """What ``terms`` makes of each sample's logits of a batch, without any loss of the side's own."""
+        return chunked_scores.per_sample(terms, *self.factors(batch))
+
+    @abstractmethod
     def evaluation(self) -> contextlib.AbstractContextManager[None]:
         """Inside, the model's ``full_sort_predict`` computes no more than this path allows it to leave out."""
 
@@ -140,6 +153,11 @@ class WindowPath(TrainingPath):
         own, *of_samples = chunked_scores.per_sample(terms, *self.factors(batch))
         return own.mean(), tuple(of_samples)
 
+    def over(self, dataset: SequentialDataset, size: float = 1.0) -> TrainingPath:
+        """As :meth:`TrainingPath.over`."""
+        batch_size = max(1, round(size * self.windows.batch_size))
+        return WindowPath(self.scorer, self.windows.over(build_windows(dataset), batch_size))
+
     def evaluation(self) -> contextlib.AbstractContextManager[None]:
         """Histories of like length are scored together: a causal model needs no padding."""
         return scored_by_length(self.model)
@@ -191,13 +209,33 @@ class SamplePath(TrainingPath):
         loss, logits = self.scorer.own_loss_and_logits(batch)
         return loss, distilled(logits, slice(None))
 
+    def over(self, dataset: SequentialDataset, size: float = 1.0) -> TrainingPath:
+        """As :meth:`TrainingPath.over`."""
+        return _LooseSamplePath(self.scorer, dataset, max(1, round(size * self.batch_size)))
+
     def evaluation(self) -> contextlib.AbstractContextManager[None]:
         """As RecBole does it: of these models nothing is known."""
         return contextlib.nullcontext()
 
 
+class _LooseSamplePath(SamplePath):
+    """Samples that RecBole's loader does not have."""
+
+    def __init__(self, scorer: CRMScorer, dataset: SequentialDataset, batch_size: int) -> None:
+        self.scorer, self.dataset, self.batch_size = scorer, dataset, batch_size
+        self.model = scorer.model
+
+    def loader(self, seed: int) -> Batches:
+        """As :meth:`TrainingPath.loader`."""
+        return SampleBatches(self.dataset, self.batch_size, np.random.default_rng(seed))
+
+    def teacher_batches(self) -> Batches:
+        """As :meth:`TrainingPath.teacher_batches`."""
+        return SampleBatches(self.dataset, self.batch_size)
+
+
 class SampleBatches:
-    """The samples of a dataset in order, in batches.
+    """The samples of a dataset, in batches: in order, or shuffled by a generator.
 
     >>> import torch
     >>> batches = SampleBatches(torch.arange(5), batch_size=2)
@@ -205,15 +243,20 @@ class SampleBatches:
     (3, [[0, 1], [2, 3], [4]])
     """
 
-    def __init__(self, dataset: SequentialDataset, batch_size: int) -> None:
-        self.dataset, self.batch_size = dataset, batch_size
+    def __init__(
+        self, dataset: SequentialDataset, batch_size: int, generator: np.random.Generator | None = None
+    ) -> None:
+        self.dataset, self.batch_size, self.generator = dataset, batch_size, generator
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
 
     def __iter__(self) -> Iterator[Interaction]:
+        order = np.arange(len(self.dataset))
+        if self.generator is not None:
+            order = self.generator.permutation(order)
         for first in range(0, len(self.dataset), self.batch_size):
-            yield self.dataset[np.arange(first, min(first + self.batch_size, len(self.dataset)))]
+            yield self.dataset[order[first : first + self.batch_size]]
 
 
 def llm_path(llm: Any, config: Config, train_data: TrainDataLoader, overlap: float) -> TrainingPath:

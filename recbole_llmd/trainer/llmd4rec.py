@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from recbole.config import Config
 from recbole.data.dataloader import AbstractDataLoader, TrainDataLoader
-from recbole.data.dataset import SequentialDataset
 from recbole.trainer import Trainer
 from recbole.utils import set_color
 from torch import Tensor
@@ -20,7 +19,6 @@ from torch import Tensor
 from recbole_llmd import config as configs
 from recbole_llmd.atomic_write import atomic_write
 from recbole_llmd.data.identity import DataIdentity
-from recbole_llmd.distill.teacher_cache import TeacherCache, resolve_topk
 from recbole_llmd.distill.text_initialisation import initial_embeddings_from_text
 from recbole_llmd.distill.training_path import crm_path, llm_path
 from recbole_llmd.llm.text_match import whitened
@@ -31,6 +29,7 @@ from recbole_llmd.trainer.chunked_collector import ChunkedCollector
 from recbole_llmd.trainer.objective import Objective
 from recbole_llmd.trainer.phase_run import FitArguments, Interruption, PhaseRun
 from recbole_llmd.trainer.side_trainer import SideTrainer
+from recbole_llmd.trainer.teaching import Teaching
 
 OTHER = {"CRM": "LLM", "LLM": "CRM"}
 # Keys that change where a run writes and what it shows, not what it computes: a run may be resumed with others.
@@ -170,9 +169,12 @@ class LLMD4RecTrainer(Trainer):
         self.after_warm_up: list[Callable[[], None]] = []
         self.on_epoch_begin: list[Callable[[SideTrainer, int], None]] = []
         self._warm_start: Progress | None = None
+        self._teaching: Teaching | None = None
 
-    def prepare(self, train_data: TrainDataLoader) -> None:
-        """Find out how each side can be trained, and make its batches; ``fit`` calls it.
+    def prepare(
+        self, train_data: TrainDataLoader, valid_data: AbstractDataLoader | None = None, show_progress: bool = False
+    ) -> None:
+        """Find out how each side can be trained, and make its batches and teachers; ``fit`` calls it.
 
         Raises:
             ModelError: if the CRM cannot be distilled.
@@ -180,6 +182,7 @@ class LLMD4RecTrainer(Trainer):
         crm, llm = self.sides["CRM"], self.sides["LLM"]
         crm.prepare(crm_path(crm.model, crm.config, train_data, self.config["crm_window_overlap"]))
         llm.prepare(llm_path(llm.model, llm.config, train_data, self.config["llm_window_overlap"]))
+        self._teaching = Teaching(self.config, train_data.dataset, valid_data, self.checkpoint_dir, show_progress)
 
     def fit(
         self,
@@ -192,7 +195,7 @@ class LLMD4RecTrainer(Trainer):
     ) -> tuple[float, dict[str, float] | None]:
         """Run all phases. Arguments and result are those of RecBole's ``Trainer.fit``; the result is the CRM's."""
         self.eval_collector.data_collect(train_data)
-        self.prepare(train_data)
+        self.prepare(train_data, valid_data, show_progress)
         arguments = FitArguments(train_data, valid_data, verbose, show_progress, callback_fn)
         crm, llm = self.sides["CRM"], self.sides["LLM"]
         if start := self._crm_start():
@@ -234,7 +237,7 @@ class LLMD4RecTrainer(Trainer):
                     callback()
         restart = self.config["distill_restart"]
         counting = [each for each in phases_that_count(phases, restart) if each.student == phase.student]
-        objective = self.objective_for(phase, arguments.train_data.dataset, arguments.show_progress)
+        objective = self.objective_for(phase)
         if arguments.verbose:
             self.logger.info(set_color(phase.label, "cyan") + f": at most {phase.epochs} epochs")
 
@@ -286,14 +289,8 @@ class LLMD4RecTrainer(Trainer):
             return {"crm_vectors": llm.crm_vectors}
         return {"crm_vectors": llm.brought_to_unit_length(self.model.crm_vectors())}
 
-    def objective_for(self, phase: Phase, dataset: SequentialDataset, show_progress: bool = False) -> Objective:
-        """What the student of ``phase`` minimises; the teacher, if there is one, scores all training samples for it.
-
-        Args:
-            phase: the phase.
-            dataset: the training dataset, whose samples the teacher scores.
-            show_progress: whether the teacher's pass has a progress bar.
-        """
+    def objective_for(self, phase: Phase) -> Objective:
+        """What the student of ``phase`` minimises; the teacher, if there is one, scores all training samples for it."""
         student, teacher = self.sides[phase.student], self.sides[phase.teacher]
         # Of items that are no sample's target the LLM alone knows something: their texts.
         text_only_items = self.model.llm.text_only_items
@@ -302,17 +299,17 @@ class LLMD4RecTrainer(Trainer):
             return student.own_objective(left_out)
         way = "llm_to_crm" if phase.student == "CRM" else "crm_to_llm"
         alpha, temperature = self.config[f"distill_alpha_{way}"], self.config[f"distill_temperature_{way}"]
-        cache = TeacherCache(
-            len(dataset),
-            dataset.item_num,
+        if self._teaching is None:
+            raise RuntimeError("objective_for: there is no training data yet; call prepare first.")
+        cache, synthetic = self._teaching.teachers(
+            teacher.path,
+            student.path,
+            f"{teacher.side} teaches: its distributions",
             temperature,
-            resolve_topk(self.config["distill_topk"], dataset.item_num),
-            self.checkpoint_dir,
             text_only_items if phase.student == "LLM" else None,
         )
-        cache.fill(teacher.path, f"{teacher.side} teaches: its distributions", show_progress)
         weighting, rescale = self.config["distill_weighting"], self.config["distill_rescale_weights"]
-        return Objective(student.path, cache, alpha, temperature, weighting, rescale, left_out)
+        return Objective(student.path, cache, alpha, temperature, weighting, rescale, left_out, synthetic)
 
     @property
     def has_warm_up(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,6 +36,13 @@ class EpochFigures:
     weight_square_sum: float = 0.0
     taught: bool = False
     weights: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    synthetic_samples: int = 0
+    synthetic: float = 0.0
+
+    def add_synthetic(self, divergences: Tensor) -> None:
+        """Add the divergences ``[n]`` of a batch of synthetic samples."""
+        self.synthetic_samples += len(divergences)
+        self.synthetic += float(divergences.sum())
 
     def add(
         self, n: int, cross_entropy: Tensor, distillation: Tensor | None = None, weights: Tensor | None = None
@@ -58,6 +66,8 @@ class EpochFigures:
             figures["distillation"] = self.distillation / n
             figures["weight mean"] = mean
             figures["weight std"] = max(0.0, self.weight_square_sum / n - mean**2) ** 0.5
+        if self.synthetic_samples:
+            figures["synthetic distillation"] = self.synthetic / self.synthetic_samples
         return figures
 
     def weight_quantiles(self) -> dict[str, list[float]]:
@@ -74,7 +84,49 @@ class EpochFigures:
                 f", distillation: {figures['distillation']:.4f}, "
                 f"weights: {figures['weight mean']:.2f} ± {figures['weight std']:.2f}"
             )
+        if self.synthetic_samples:
+            text += f", on synthetic histories: {figures['synthetic distillation']:.4f}"
         return text
+
+
+class SyntheticSamples:
+    """Batches of synthetic histories with a teacher's distributions, drawn anew every few epochs.
+
+    Args:
+        drawn: ``drawn(seed)`` gives the student's training path over new histories and the teacher's distributions.
+        epochs: for how many epochs histories are kept.
+
+    >>> synthetic = SyntheticSamples(lambda seed: (print("drawn by", seed), None), epochs=2)
+    >>> synthetic.begin_epoch(0, seed_of=lambda epoch: 100 + epoch)
+    drawn by 100
+    >>> synthetic.begin_epoch(1, seed_of=lambda epoch: 100 + epoch)
+    >>> synthetic.begin_epoch(2, seed_of=lambda epoch: 100 + epoch)
+    drawn by 102
+    """
+
+    def __init__(self, drawn: Callable[[int], tuple[TrainingPath, TeacherCache]], epochs: int) -> None:
+        self.drawn, self.epochs = drawn, epochs
+        self._seed: int | None = None
+        self._epoch_seed = 0
+        self._batches: Iterator[Interaction] | None = None
+
+    def begin_epoch(self, epoch: int, seed_of: Callable[[int], int]) -> None:
+        """Be ready for the batches of an epoch; what they are depends on its number and the seeds of epochs alone."""
+        seed = seed_of(epoch - epoch % self.epochs)
+        if seed != self._seed:
+            self.path, self.teacher = self.drawn(seed)
+            self._seed = seed
+        self._epoch_seed, self._batches = seed_of(epoch), None
+
+    def next(self) -> Interaction:
+        """The next batch, from the first one again after the last."""
+        while True:
+            if self._batches is None:
+                self._batches = iter(self.path.loader(self._epoch_seed))
+            batch = next(self._batches, None)
+            if batch is not None:
+                return batch
+            self._batches = None
 
 
 @dataclass
@@ -92,6 +144,8 @@ class Objective:
         rescale_weights: whether the weights of a batch are brought to mean 1.
         text_only_items: items known by their text alone, bool, ``[n_items]``, or None; over windows the cross-entropy
             does not count them among those that were not chosen.
+        synthetic: synthetic histories that the teacher is asked about, too, or None: with each batch comes one of them,
+            whose mean divergence is added to the distillation term.
         figures: those of the running epoch.
 
     >>> from types import SimpleNamespace
@@ -112,7 +166,14 @@ class Objective:
     weighting: str = "uniform"
     rescale_weights: bool = True
     text_only_items: Tensor | None = None
+    synthetic: SyntheticSamples | None = None
     figures: EpochFigures = field(default_factory=EpochFigures)
+
+    def begin_epoch(self, epoch: int, seed_of: Callable[[int], int]) -> None:
+        """Fresh figures and synthetic histories; ``seed_of`` gives the seed of an epoch of this phase."""
+        self.figures = EpochFigures()
+        if self.synthetic is not None and self.alpha > 0:
+            self.synthetic.begin_epoch(epoch, seed_of)
 
     def __call__(self, batch: Interaction) -> Tensor | tuple[Tensor, Tensor]:
         """The loss of a batch, or its own loss and the distillation term times alpha."""
@@ -130,7 +191,22 @@ class Objective:
         weights = rescale(weights.detach()) if self.rescale_weights else weights.detach()
         term = torch.mean(weights * divergences)
         self.figures.add(len(targets), loss.detach(), term.detach(), weights)
+        if self.synthetic is not None:
+            term = term + self._synthetic_term(self.synthetic)
         return loss, self.alpha * term
+
+    def _synthetic_term(self, synthetic: SyntheticSamples) -> Tensor:
+        """The mean divergence of the next batch of synthetic histories: they have no target to be weighted by."""
+        path = synthetic.path
+        batch = synthetic.next().to(path.model.device)
+        teacher = synthetic.teacher.read(path.samples(batch)[1], path.model.device)
+
+        def divergence(logits: Tensor, chunk: slice) -> tuple[Tensor]:
+            return (teacher.at(chunk).divergence(logits[:, 1:], self.temperature),)
+
+        (divergences,) = path.distilled(batch, divergence)
+        self.figures.add_synthetic(divergences.detach())
+        return divergences.mean()
 
 
 def distillation_terms(

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from recbole_llmd.distill.training_path import TrainingPath
 from recbole_llmd.llm.backbone import matmul_precision
 from recbole_llmd.trainer.chunked_collector import ChunkedCollector
-from recbole_llmd.trainer.objective import EpochFigures, Objective
+from recbole_llmd.trainer.objective import Objective
 from recbole_llmd.trainer.phase_run import PhaseRun
 from recbole_llmd.trainer.weight_average import WeightAverage
 
@@ -167,7 +167,7 @@ class SideTrainer(Trainer):
         seed = epoch_seed(self.config["seed"], self.phase_index, epoch_idx)
         init_seed(seed, self.config["reproducibility"])
         batches = self.path.loader(seed)
-        self.objective.figures = EpochFigures()
+        self.objective.begin_epoch(epoch_idx, lambda epoch: epoch_seed(self.config["seed"], self.phase_index, epoch))
         bar = tqdm(
             batches,
             total=len(batches),
