@@ -147,6 +147,7 @@ DISTILLATION_RULES: dict[str, Rule] = {
     "crm_model": non_empty_string,
     "crm_warmup_epochs": integer(0),
     "crm_window_overlap": number(0, 1),
+    "crm_ema_decay": number(0, 1),
     "crm_text_start": number(0),
     "crm_leave_out_text_only": boolean,
     "llm_epochs": integer(0),

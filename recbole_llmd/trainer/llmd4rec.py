@@ -160,7 +160,7 @@ class LLMD4RecTrainer(Trainer):
         self.eval_collector = ChunkedCollector(config)
         llm_config = configs.llm_side_config(config)
         self.sides = {
-            "CRM": SideTrainer(config, model.crm, "CRM"),
+            "CRM": SideTrainer(config, model.crm, "CRM", config["crm_ema_decay"]),
             "LLM": SideTrainer(llm_config, model.llm, "LLM", config["llm_ema_decay"]),
         }
         self.resume_file = os.path.join(
