@@ -18,7 +18,10 @@ import math
 import torch
 from torch import Tensor
 
+from recbole_llmd.distill.scores import log1mexp
+
 WEIGHTINGS = ("adaptive", "confidence", "rank", "target_rank", "uniform")
+SURE = math.log(0.99)  # a student's share in the teacher's top items from which the share of others is summed
 RANK_TOP = 10  # the lists that the 'rank' weighting compares
 
 
@@ -85,7 +88,12 @@ def kl_divergence(teacher_logp: Tensor, student_logits: Tensor, temperature: flo
 
 
 def kl_divergence_topk(
-    top_items: Tensor, top_logp: Tensor, rest_logp: Tensor, student_logits: Tensor, temperature: float
+    top_items: Tensor,
+    top_logp: Tensor,
+    rest_logp: Tensor,
+    student_logits: Tensor,
+    temperature: float,
+    log_total: Tensor | None = None,
 ) -> Tensor:
     r"""Per-sample :math:`\tau^2\,\mathrm{KL}` between the distributions over the teacher's top k items and "any other".
 
@@ -98,6 +106,7 @@ def kl_divergence_topk(
         rest_logp: the log-mass of all other items, ``[n]``; ``-inf`` if there is none.
         student_logits: the student's logits, ``[n, n_items]``.
         temperature: :math:`\tau`.
+        log_total: the student's ``logsumexp(student_logits / temperature)`` if it is known already, ``[n]``.
 
     Returns:
         torch.Tensor: ``[n]``.
@@ -108,14 +117,17 @@ def kl_divergence_topk(
     0.1438
     """
     top_logp, rest_logp = top_logp.detach(), rest_logp.detach()
-    scaled = student_logits / temperature
-    normaliser = torch.logsumexp(scaled, dim=-1, keepdim=True)
-    student_top = scaled.gather(1, top_items) - normaliser
+    if log_total is None:
+        log_total = torch.logsumexp(student_logits / temperature, dim=-1)
+    student_top = student_logits.gather(1, top_items) / temperature - log_total.unsqueeze(1)
     inside = (top_logp.exp() * (top_logp - student_top)).sum(-1)
     if top_items.shape[1] == student_logits.shape[1]:  # nothing is left over
         return temperature**2 * inside
-    others = torch.logsumexp(scaled.scatter(1, top_items, -torch.inf), dim=-1)
-    student_rest = others - normaliser.squeeze(1)
+    inside_total = torch.logsumexp(student_top, dim=-1)
+    student_rest, sure = log1mexp(inside_total), inside_total.detach() > SURE
+    if sure.any():  # the difference of nearly equal numbers: the others are summed
+        others = (student_logits[sure] / temperature).scatter(1, top_items[sure], -torch.inf)
+        student_rest = student_rest.index_put((sure,), torch.logsumexp(others, dim=-1) - log_total[sure])
     rest = rest_logp.exp()
     outside = torch.where(rest > 0, rest * (rest_logp.clamp(min=-1e4) - student_rest), torch.zeros_like(rest))
     return temperature**2 * (inside + outside)
@@ -129,6 +141,7 @@ def sample_weights(
     teacher_entropy: Tensor | None = None,
     teacher_top: Tensor | None = None,
     teacher_rank: Tensor | None = None,
+    log_total: Tensor | None = None,
 ) -> Tensor:
     r"""The per-sample weights of the distillation term, without gradient and before any :func:`rescale`.
 
@@ -147,6 +160,7 @@ def sample_weights(
         teacher_entropy: the entropy of the teacher's distribution at temperature 1, ``[n]``; for ``confidence``.
         teacher_top: the teacher's top 10 items, ``[n, 10]``; for ``rank``.
         teacher_rank: the teacher's :func:`target_ranks`, ``[n]``; for ``target_rank``.
+        log_total: ``logsumexp(student_logits)`` if it is known already, ``[n]``.
 
     Returns:
         torch.Tensor: ``[n]``.
@@ -159,7 +173,8 @@ def sample_weights(
     if weighting == "uniform":
         return torch.ones_like(teacher_target_p)
     if weighting == "adaptive":
-        student_p = torch.softmax(student_logits, dim=-1).gather(1, targets.unsqueeze(1)).squeeze(1)
+        log_total = torch.logsumexp(student_logits, dim=-1) if log_total is None else log_total.detach()
+        student_p = (student_logits.gather(1, targets.unsqueeze(1)).squeeze(1) - log_total).exp()
         return teacher_target_p / (teacher_target_p + student_p).clamp(min=1e-12)
     if weighting == "confidence":
         if teacher_entropy is None:

@@ -18,7 +18,7 @@ from recbole_llmd.distill.training_path import TrainingPath
 from recbole_llmd.errors import SettingsError
 
 EXACT_UP_TO = 5000  # items; larger catalogues keep AUTO_TOPK items and the mass of the rest
-AUTO_TOPK = 512
+AUTO_TOPK = 256
 NEVER = -1e4  # the logit of an item that a distribution leaves out: finite, so that 0 times its logarithm is 0
 
 
@@ -29,7 +29,7 @@ def resolve_topk(setting: int | str, n_items: int) -> int:
         SettingsError: if the number is too small for the lists that sample weights compare.
 
     >>> resolve_topk("auto", n_items=100), resolve_topk("auto", n_items=100_000), resolve_topk(50, n_items=100)
-    (0, 512, 50)
+    (0, 256, 50)
     """
     if setting == "auto":
         return 0 if n_items <= EXACT_UP_TO else AUTO_TOPK
@@ -70,12 +70,20 @@ class TeacherBatch:
     target_rank: Tensor
     text_only_items: Tensor | None = None
 
-    def divergence(self, student_logits: Tensor, temperature: float) -> Tensor:
-        """Per-sample distillation term for student logits without the padding item, ``[n]``."""
+    def divergence(self, student_logits: Tensor, temperature: float, log_total: Tensor | None = None) -> Tensor:
+        """Per-sample distillation term, ``[n]``.
+
+        Args:
+            student_logits: without the padding item, ``[n, n_items - 1]``.
+            temperature: that of the distributions.
+            log_total: ``logsumexp(student_logits)`` if it is known already, ``[n]``.
+        """
+        if self.text_only_items is not None or temperature != 1:
+            log_total = None  # it is another one
         student_logits = self._compared(student_logits)
         if self.items is None or self.rest_logp is None:
             return losses.kl_divergence(self.logp, student_logits, temperature)
-        return losses.kl_divergence_topk(self.items, self.logp, self.rest_logp, student_logits, temperature)
+        return losses.kl_divergence_topk(self.items, self.logp, self.rest_logp, student_logits, temperature, log_total)
 
     def _compared(self, student_logits: Tensor) -> Tensor:
         """The student's logits without the items that the divergence leaves out."""
@@ -95,8 +103,12 @@ class TeacherBatch:
             self.text_only_items,
         )
 
-    def weights(self, weighting: str, student_logits: Tensor, targets: Tensor) -> Tensor:
-        """Sample weights for student logits without the padding item, before they are rescaled, ``[n]``."""
+    def weights(
+        self, weighting: str, student_logits: Tensor, targets: Tensor, log_total: Tensor | None = None
+    ) -> Tensor:
+        """Sample weights before they are rescaled, ``[n]``; the arguments are those of :meth:`divergence`, and the
+        targets, counted without the padding item, ``[n]``.
+        """
         top = None
         if weighting == "rank":
             n = min(losses.RANK_TOP, student_logits.shape[1])
@@ -104,7 +116,7 @@ class TeacherBatch:
         if weighting == "target_rank":
             student_logits = self._compared(student_logits)  # both sides rank the same items
         return losses.sample_weights(
-            weighting, student_logits, targets, self.target_p, self.entropy, top, self.target_rank
+            weighting, student_logits, targets, self.target_p, self.entropy, top, self.target_rank, log_total
         )
 
 

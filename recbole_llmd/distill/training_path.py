@@ -12,21 +12,20 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from recbole.config import Config
 from recbole.data.dataloader import TrainDataLoader
 from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from recbole_llmd.data.windows import SAMPLE, WindowLoader, build_windows, number_samples, positions_of
 from recbole_llmd.distill import chunked_scores
 from recbole_llmd.distill.scorers import CRMScorer, Factors, LLMScorer, WindowScorer, scored_by_length
+from recbole_llmd.distill.scores import Scores
 
-# ``distilled(logits, chunk)``: tensors ``[n_chunk]`` of the samples in the slice ``chunk``, from their logits.
-Distilled = Callable[[Tensor, slice], tuple[Tensor, ...]]
+# ``distilled(scores, chunk)``: tensors ``[n_chunk]`` of the samples in the slice ``chunk``, from their scores.
+Distilled = Callable[[Scores, slice], tuple[Tensor, ...]]
 
 
 class Batches(Protocol):
@@ -90,7 +89,7 @@ class TrainingPath(ABC):
 
     def distilled(self, batch: Interaction, terms: Distilled) -> tuple[Tensor, ...]:
         """What ``terms`` makes of each sample's logits of a batch, without any loss of the side's own."""
-        return chunked_scores.per_sample(terms, *self.factors(batch))
+        return chunked_scores.per_sample(lambda logits, chunk: terms(Scores(logits), chunk), *self.factors(batch))
 
     @abstractmethod
     def evaluation(self) -> contextlib.AbstractContextManager[None]:
@@ -146,9 +145,9 @@ class WindowPath(TrainingPath):
         targets, _ = self.samples(batch)
 
         def terms(logits: Tensor, chunk: slice) -> tuple[Tensor, ...]:
-            candidates = logits if text_only_items is None else logits.masked_fill(text_only_items, -torch.inf)
-            own = cross_entropy(candidates, targets[chunk], reduction="none")
-            return (own,) if distilled is None else (own, *distilled(logits, chunk))
+            scores = Scores(logits)
+            own = scores.cross_entropy(targets[chunk], text_only_items)
+            return (own,) if distilled is None else (own, *distilled(scores, chunk))
 
         own, *of_samples = chunked_scores.per_sample(terms, *self.factors(batch))
         return own.mean(), tuple(of_samples)
@@ -207,7 +206,7 @@ class SamplePath(TrainingPath):
         if distilled is None:
             return self.scorer.own_loss(batch), ()
         loss, logits = self.scorer.own_loss_and_logits(batch)
-        return loss, distilled(logits, slice(None))
+        return loss, distilled(Scores(logits), slice(None))
 
     def over(self, dataset: SequentialDataset, size: float = 1.0) -> TrainingPath:
         """As :meth:`TrainingPath.over`."""

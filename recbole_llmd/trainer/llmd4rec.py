@@ -19,6 +19,7 @@ from torch import Tensor
 from recbole_llmd import config as configs
 from recbole_llmd.atomic_write import atomic_write
 from recbole_llmd.data.identity import DataIdentity
+from recbole_llmd.distill.teacher_cache import EXACT_UP_TO
 from recbole_llmd.distill.text_initialisation import initial_embeddings_from_text
 from recbole_llmd.distill.training_path import crm_path, llm_path
 from recbole_llmd.llm.text_match import whitened
@@ -181,6 +182,8 @@ class LLMD4RecTrainer(Trainer):
         """
         crm, llm = self.sides["CRM"], self.sides["LLM"]
         crm.prepare(crm_path(crm.model, crm.config, train_data, self.config["crm_window_overlap"]))
+        if train_data.dataset.item_num > EXACT_UP_TO:  # most of a CRM's time goes into the scores of all items
+            crm.matmul_dtype = llm.matmul_dtype
         llm.prepare(llm_path(llm.model, llm.config, train_data, self.config["llm_window_overlap"]))
         self._teaching = Teaching(self.config, train_data.dataset, valid_data, self.checkpoint_dir, show_progress)
 

@@ -12,6 +12,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_llmd.distill.losses import rescale
+from recbole_llmd.distill.scores import Scores
 from recbole_llmd.distill.teacher_cache import TeacherBatch, TeacherCache
 from recbole_llmd.distill.training_path import TrainingPath
 
@@ -184,8 +185,8 @@ class Objective:
             return loss
         teacher = self.teacher.read(numbers, targets.device)
 
-        def distilled(logits: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
-            return distillation_terms(logits, targets[chunk], teacher.at(chunk), self.temperature, self.weighting)
+        def distilled(scores: Scores, chunk: slice) -> tuple[Tensor, Tensor]:
+            return distillation_terms(scores, targets[chunk], teacher.at(chunk), self.temperature, self.weighting)
 
         loss, (divergences, weights) = self.path.loss(batch, self.text_only_items, distilled)
         weights = rescale(weights.detach()) if self.rescale_weights else weights.detach()
@@ -201,8 +202,9 @@ class Objective:
         batch = synthetic.next().to(path.model.device)
         teacher = synthetic.teacher.read(path.samples(batch)[1], path.model.device)
 
-        def divergence(logits: Tensor, chunk: slice) -> tuple[Tensor]:
-            return (teacher.at(chunk).divergence(logits[:, 1:], self.temperature),)
+        def divergence(scores: Scores, chunk: slice) -> tuple[Tensor]:
+            total = scores.log_total_of_items
+            return (teacher.at(chunk).divergence(scores.without_padding, self.temperature, total),)
 
         (divergences,) = path.distilled(batch, divergence)
         self.figures.add_synthetic(divergences.detach())
@@ -210,12 +212,12 @@ class Objective:
 
 
 def distillation_terms(
-    logits: Tensor, targets: Tensor, teacher: TeacherBatch, temperature: float, weighting: str
+    scores: Scores, targets: Tensor, teacher: TeacherBatch, temperature: float, weighting: str
 ) -> tuple[Tensor, Tensor]:
     """Each sample's divergence, and its weight before the weights of the batch are rescaled.
 
     Args:
-        logits: the student's scores of all items, ``[n, n_items]``.
+        scores: the student's of all items.
         targets: item ids, ``[n]``.
         teacher: the teacher's distributions of the same samples.
         temperature: that of the distributions that are compared.
@@ -224,5 +226,6 @@ def distillation_terms(
     Returns:
         tuple: two tensors ``[n]``.
     """
-    student = logits[:, 1:]  # the padding item is no item
-    return teacher.divergence(student, temperature), teacher.weights(weighting, student, targets - 1)
+    student, total = scores.without_padding, scores.log_total_of_items  # the padding item is no item
+    divergence = teacher.divergence(student, temperature, total)
+    return divergence, teacher.weights(weighting, student, targets - 1, total)

@@ -66,6 +66,7 @@ class SideTrainer(Trainer):
         phases: what each phase so far came to: its label, epochs, training seconds, best validation and its epoch.
         best: the best of all phases: what teaches, and what a phase without restart goes on from.
         best_that_counts: the best of the phases that count for what the side ends with.
+        matmul_dtype: what float32 products of training are rounded to; float32 rounds nothing.
         on_epoch_begin: called with the number of every epoch before its first batch, or None.
     """
 
@@ -91,6 +92,7 @@ class SideTrainer(Trainer):
         self.figures: list[dict[str, Any]] = []
         self.phases: list[dict[str, Any]] = []
         self.on_epoch_begin: Callable[[int], None] | None = None
+        self.matmul_dtype: torch.dtype = getattr(model, "input_dtype", torch.float32)
 
     def prepare(self, path: TrainingPath) -> None:
         """Train the model on ``path`` from here on."""
@@ -175,7 +177,7 @@ class SideTrainer(Trainer):
             disable=not show_progress,
             desc=set_color(f"{self.label} {epoch_idx}", "pink"),
         )
-        with matmul_precision(getattr(self.model, "input_dtype", torch.float32)):
+        with matmul_precision(self.matmul_dtype):
             return super()._train_epoch(self._shown(bar), epoch_idx, loss_func=loss_func or self.objective)
 
     def _shown(self, bar: tqdm) -> Iterator[Interaction]:

@@ -16,6 +16,7 @@ from recbole_llmd.distill.losses import (
     target_rank_weights,
     target_ranks,
 )
+from recbole_llmd.distill.scores import Scores
 from recbole_llmd.distill.teacher_cache import TeacherBatch
 from recbole_llmd.distill.training_path import SamplePath, WindowPath
 from recbole_llmd.trainer.objective import EpochFigures, Objective, distillation_terms
@@ -338,7 +339,7 @@ def setup(seed=7):
 def test_distillation_term_and_gradient(weighting, temperature):
     teacher, student, targets = setup()
     batch = exact_batch(teacher[:, 1:], targets - 1, temperature)
-    divergences, weights = distillation_terms(student, targets, batch, temperature, weighting)
+    divergences, weights = distillation_terms(Scores(student), targets, batch, temperature, weighting)
     weights = rescale(weights)
     term = (weights * divergences).mean()
     term.backward()

@@ -23,7 +23,6 @@ def drawn():
     return [tuple(row[:length]) for row, length in zip(histories, lengths)]
 
 
-
 def test_histories_are_padded_on_the_right_and_never_empty(drawn):
     assert all(len(history) > 0 and 0 not in history for history in drawn)
 
