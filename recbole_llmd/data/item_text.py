@@ -75,16 +75,16 @@ def load_item_texts(config: Mapping[str, Any], dataset: Dataset) -> list[str]:
 
 
 def shuffled(texts: Sequence[str], seed: int) -> list[str]:
-    """The same texts, dealt at random to the items that have one; an item without text stays without.
+    """The same texts, dealt at random to the items that have one: each of them gets the text of another.
 
     What texts still bring afterwards, they do not bring by what they say of their items.
 
-    >>> shuffled(["", "Comet", "", "Clue", "Tulip"], seed=2020)
-    ['', 'Clue', '', 'Tulip', 'Comet']
+    >>> shuffled(["", "Comet", "", "Clue"], seed=2020)
+    ['', 'Clue', '', 'Comet']
     """
-    with_text = [item for item, text in enumerate(texts) if text]
+    order = np.random.default_rng(seed).permutation([item for item, text in enumerate(texts) if text])
     dealt = list(texts)
-    for item, giver in zip(with_text, np.random.default_rng(seed).permutation(with_text)):
+    for item, giver in zip(order, np.roll(order, 1)):
         dealt[item] = texts[giver]
     return dealt
 

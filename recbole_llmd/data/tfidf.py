@@ -15,8 +15,10 @@ POWER_ITERATIONS = 7  # of the randomized decomposition
 def tfidf_vectors(texts: Sequence[str]) -> sp.csr_matrix | None:
     """TF-IDF vectors of unit length, CSR ``[n_items, n_words]``; None where no item has a text.
 
-    >>> tfidf_vectors(["", "The Comet", "the comet"]).toarray().round(2).tolist()
-    [[0.0, 0.0], [0.71, 0.71], [0.71, 0.71]]
+    >>> tfidf_vectors(["", "The Comet", "the comet"]).toarray().round(2)
+    array([[0.  , 0.  ],
+           [0.71, 0.71],
+           [0.71, 0.71]], dtype=float32)
     """
     if not any(texts):
         return None

@@ -22,13 +22,11 @@ def is_supported(model: Any) -> bool:
         return False
     config = model.config
     plain = config.hidden_act == "silu" and not config.attention_bias and not config.mlp_bias
-    linear = all(type(getattr(layer.self_attn, name)) is torch.nn.Linear for layer in model.layers for name in _INPUTS)
+    matrices = (module for module in model.modules() if getattr(module, "weight", torch.empty(0)).dim() == 2)
+    linear = all(type(module) in (torch.nn.Linear, torch.nn.Embedding) for module in matrices)  # no adapters
     dtype = model.norm.weight.dtype
     on_processor = model.norm.weight.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
     return bool(plain and linear and on_processor)
-
-
-_INPUTS = ("q_proj", "k_proj", "v_proj")
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,11 @@ class LlamaForward:
 
     def __init__(self, model: Any) -> None:
         config, attention = model.config, model.layers[0].self_attn
-        self.heads, self.key_heads, self.size = config.num_attention_heads, config.num_key_value_heads, attention.head_dim
+        self.heads, self.key_heads, self.size = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            attention.head_dim,
+        )
         self.scaling, self.eps = float(attention.scaling), float(config.rms_norm_eps)
         self.embedding, self.rotary = model.embed_tokens, model.rotary_emb
         self.norm: Tensor = model.norm.weight.float()
@@ -113,7 +115,7 @@ class LlamaForward:
         return (exact * scale * self.norm).view(n_texts, length, -1)
 
     def _normalised(self, states: Tensor) -> Tensor:
-        squares = torch.linalg.vector_norm(states, dim=1, keepdim=True, dtype=torch.float32).square()
+        squares = torch.linalg.vector_norm(states, dim=1, keepdim=True).float().square()
         return states * (squares / states.shape[1] + self.eps).rsqrt().to(states.dtype)
 
     def _attention(self, inputs: Tensor, cos: Tensor, sin: Tensor, later: Tensor) -> Tensor:
