@@ -5,14 +5,16 @@ Each point runs in a process of its own, which is what running this file does.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from bench_setup import Figures, Settings, both_sides, build
 from timing import in_own_process, peak_gib, timed
@@ -20,7 +22,6 @@ from timing import in_own_process, peak_gib, timed
 if TYPE_CHECKING:
     from recbole.config import Config
     from recbole.data.dataloader import AbstractDataLoader as Loader
-    from recbole.data.dataset import Dataset
 
     from recbole_llmd.distill.training_path import WindowPath
     from recbole_llmd.trainer.llmd4rec import LLMD4RecTrainer
@@ -71,25 +72,21 @@ def write_synthetic(folder: Path, users: int, items: int) -> Settings:
     }
 
 
-def draw_text_vectors(config: Config, dataset: Dataset) -> None:
-    """Put random vectors where the encoded texts would be looked up.
+@contextlib.contextmanager
+def drawn_text_vectors() -> Iterator[None]:
+    """Inside, texts have random vectors instead of encoded ones.
 
     The cost of training does not depend on the vectors' values, and encoding is done once for a catalogue.
     """
     import torch
-    from safetensors.torch import save_file
 
-    from recbole_llmd.data.item_text import load_item_texts
-    from recbole_llmd.llm import backbone
     from recbole_llmd.llm.text_encoder import TextEncoder
 
-    texts, name = load_item_texts(config, dataset), config["llm_model"]
-    dtype = backbone.dtype_of(config["llm_dtype"], config["device"])
-    model = backbone.load_backbone(name, dtype)
-    encoder = TextEncoder(name, model, config["device"], config["llm_text_batch_size"])
-    file = encoder.cache_file(texts, config["llm_cache_dir"])
-    file.parent.mkdir(parents=True)
-    save_file({"vectors": torch.randn(len(texts), model.config.hidden_size)}, file)
+    def drawn(encoder: TextEncoder, texts: Sequence[str], *_: object) -> torch.Tensor:
+        return torch.randn(len(texts), encoder.model.config.hidden_size)
+
+    with mock.patch.object(TextEncoder, "encode", drawn):
+        yield
 
 
 def few_windows(path: WindowPath, count: int, config: Config) -> WindowPath:
@@ -117,8 +114,8 @@ def point(items: int, users: int, layers: int, settings: Settings) -> Figures:
             "teacher's items kept": None,
             "peak GiB": {},
         }
-        draw_text_vectors(config, train.dataset)
-        trainer = both_sides(config, train)
+        with drawn_text_vectors():
+            trainer = both_sides(config, train)
         for side in trainer.sides.values():
             side.eval_collector.data_collect(train)
         peak_gib()

@@ -124,6 +124,7 @@ field_value = Rule(
 
 LLM_RULES: dict[str, Rule] = {
     "llm_model": non_empty_string,
+    "llm_backbone": choice("pretrained", "random", "none"),
     "llm_layers": integer(0),
     "llm_dtype": choice("auto", "float32", "bfloat16", "float16"),
     "llm_input": choice("item", "prompt"),
@@ -137,10 +138,12 @@ LLM_RULES: dict[str, Rule] = {
     "llm_lora_dropout": number(0, 1),
     "llm_lora_targets": name_or_names,
     "llm_window_overlap": number(0, 1),
-    "llm_text_batch_size": integer(1),
+    "llm_text_model": non_empty_string,
+    "llm_text_batch_tokens": integer(1),
     "llm_cache_dir": non_empty_string,
     "item_text_fields": optional(list_of_names),
     "item_text_template": optional(non_empty_string),
+    "item_text_shuffle": boolean,
 }
 
 DISTILLATION_RULES: dict[str, Rule] = {
@@ -188,6 +191,7 @@ COUNTING_RULES: dict[str, Rule] = {
     "rules_validation_users": integer(1),
     "item_text_fields": optional(list_of_names),
     "item_text_template": optional(non_empty_string),
+    "item_text_shuffle": boolean,
 }
 
 UNLEARNING_RULES: dict[str, Rule] = {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from logging import getLogger
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from recbole.data.dataset import Dataset
 
@@ -30,7 +31,8 @@ def load_item_texts(config: Mapping[str, Any], dataset: Dataset) -> list[str]:
     The ``.item`` file is read directly, so that neither the user's ``load_col`` nor the CRM's features depend on it.
 
     Args:
-        config: the run's Config; ``item_text_fields`` and ``item_text_template`` say what makes a text.
+        config: the run's Config; ``item_text_fields`` and ``item_text_template`` say what makes a text, and
+            ``item_text_shuffle`` whether the items that have one keep it.
         dataset: the RecBole dataset, which maps tokens to item ids.
 
     Returns:
@@ -67,7 +69,24 @@ def load_item_texts(config: Mapping[str, Any], dataset: Dataset) -> list[str]:
         if item and any(value.strip() for value in row):
             filled = {field: value.strip() for field, value in zip(fields, row)}
             texts[item] = template.format(**filled) if template else ", ".join(filter(None, filled.values()))
+    if config["item_text_shuffle"]:
+        texts = shuffled(texts, config["seed"])
     return _warn_if_missing(texts, f"{path} has no text for them")
+
+
+def shuffled(texts: Sequence[str], seed: int) -> list[str]:
+    """The same texts, dealt at random to the items that have one: each of them gets the text of another.
+
+    What texts still bring afterwards, they do not bring by what they say of their items.
+
+    >>> shuffled(["", "Comet", "", "Clue"], seed=2020)
+    ['', 'Clue', '', 'Comet']
+    """
+    order = np.random.default_rng(seed).permutation([item for item, text in enumerate(texts) if text])
+    dealt = list(texts)
+    for item, giver in zip(order, np.roll(order, 1)):
+        dealt[item] = texts[giver]
+    return dealt
 
 
 def _fields_and_template(

