@@ -16,6 +16,7 @@ from recbole.data.dataset import SequentialDataset
 from torch import Tensor
 
 from recbole_llmd.data.item_text import load_item_texts
+from recbole_llmd.data.tfidf import tfidf_vectors
 from recbole_llmd.data.transitions import Samples
 from recbole_llmd.data.windows import SAMPLE
 from recbole_llmd.distill import evidence as closed_form
@@ -23,7 +24,6 @@ from recbole_llmd.distill.evidence import Evidence, PooledEvidence, Weights
 from recbole_llmd.distill.synthetic_histories import Neighbours, as_dataset, draw_histories, training_sequences
 from recbole_llmd.distill.teacher_cache import TeacherCache, resolve_topk
 from recbole_llmd.distill.training_path import TrainingPath
-from recbole_llmd.model.sequential_rules import tfidf_vectors
 from recbole_llmd.random_state import isolated_random_state
 from recbole_llmd.trainer.objective import SyntheticSamples
 
