@@ -12,7 +12,7 @@ from recbole_llmd.data.tfidf import dense_tfidf
 from recbole_llmd.llm import backbone as backbones
 from recbole_llmd.llm.text_encoder import TextEncoder
 
-AUTO = "backbone"  # what 'auto' stands for
+AUTO = "tfidf"  # what 'auto' stands for: better in validation than the backbone on two datasets, and cheaper
 TFIDF_SIZE = 576  # the most dimensions of reduced TF-IDF vectors: as many as SmolLM2-135M's hidden states have
 
 
