@@ -182,12 +182,8 @@ DISTILLATION_RULES: dict[str, Rule] = {
 }
 
 COUNTING_RULES: dict[str, Rule] = {
-    "rules_distance_decay": one_or_more(share),
-    "rules_backward": one_or_more(number(0)),
-    "rules_normalisation": one_or_more(number(0)),
-    "rules_recency": one_or_more(share),
-    "rules_text": one_or_more(number(0)),
-    "rules_popularity": one_or_more(number(0)),
+    "rules_text": boolean,
+    "rules_linear": boolean,
     "rules_validation_users": integer(1),
     "item_text_fields": optional(list_of_names),
     "item_text_template": optional(non_empty_string),

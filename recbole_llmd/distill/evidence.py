@@ -47,6 +47,7 @@ class Evidence:
         samples: the training samples; every pair of items of a sequence is once (item of the history, target).
         popularity: how often each item was chosen, ``[n_items]``.
         texts: TF-IDF vectors of the items, CSR ``[n_items, n_words]``, or None.
+        linear: whether a linear transition model is among it, up to :data:`LINEAR_UP_TO` items.
 
     >>> samples = Samples(np.array([[1, 0], [1, 2]]), np.array([1, 2]), np.array([2, 3]), np.array([1, 1]))
     >>> evidence = Evidence(samples, popularity=np.array([0, 1, 1, 1]), texts=None)
@@ -56,7 +57,11 @@ class Evidence:
     """
 
     def __init__(
-        self, samples: Samples, popularity: NDArray[np.floating] | NDArray[np.int64], texts: sp.csr_matrix | None
+        self,
+        samples: Samples,
+        popularity: NDArray[np.floating] | NDArray[np.int64],
+        texts: sp.csr_matrix | None,
+        linear: bool = True,
     ) -> None:
         self.n_items, self.texts = len(popularity), texts
         counts = transition_counts(samples, lambda distance: DECAY ** (distance - 1), self.n_items)
@@ -64,7 +69,8 @@ class Evidence:
         after = sp.diags((1.0 + popularity) ** (-NORMALISATION / 2))
         self.both_ways = (before @ (counts + BACKWARD * counts.T) @ after).tocsr().astype(np.float32)
         self.next = (before @ counts @ after).tocsr().astype(np.float32)
-        self.linear = linear_transitions(samples, DECAY, RIDGE, self.n_items) if self.n_items <= LINEAR_UP_TO else None
+        dense = linear and self.n_items <= LINEAR_UP_TO
+        self.linear = linear_transitions(samples, DECAY, RIDGE, self.n_items) if dense else None
         logs = np.log1p(popularity, dtype=np.float32)
         self.popularity = torch.from_numpy(logs / max(logs.max(), 1e-9))
 
