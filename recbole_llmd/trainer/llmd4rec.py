@@ -22,7 +22,6 @@ from recbole_llmd.data.identity import DataIdentity
 from recbole_llmd.distill.teacher_cache import EXACT_UP_TO
 from recbole_llmd.distill.text_initialisation import initial_embeddings_from_text
 from recbole_llmd.distill.training_path import crm_path, llm_path
-from recbole_llmd.llm.text_match import whitened
 from recbole_llmd.model.llmd4rec import LLMD4Rec
 from recbole_llmd.result_collector import add_result
 from recbole_llmd.trainer.checkpoint_file import adapter_folder, save_renamed
@@ -271,7 +270,7 @@ class LLMD4RecTrainer(Trainer):
         if not spread or llm.text is None:
             return {}
         initial_state = self.sides["CRM"].initial_state
-        return initial_embeddings_from_text(initial_state, whitened(llm.text), spread, self.config["seed"])
+        return initial_embeddings_from_text(initial_state, llm.text, spread, self.config["seed"])
 
     def _phase_records(self, phases: Sequence[Phase]) -> list[dict[str, Any]]:
         """What each phase came to, in their order, and whether it counts for what its side ends with."""
