@@ -37,6 +37,7 @@ BACKWARD = 0.5  # what a transition counts in the other direction
 NORMALISATION = 0.5  # exponent of the popularity of the item before; half of it for the one after
 RIDGE = 100.0
 PRIOR_SPREAD = 2.0  # of the logarithms of weights around those of USUAL
+ROWS_AT_ONCE = 1024  # of a matrix of items by items
 LINEAR_UP_TO = 20_000  # items: the linear model is a dense matrix of them
 
 
@@ -154,7 +155,9 @@ class PooledEvidence:
             self.matrix = linear * evidence.linear
             self.matrix += (both_ways * evidence.both_ways).toarray()
             if self.texts is not None:
-                self.matrix += (self.texts @ self.texts.T).toarray()
+                for first in range(0, self.n_items, ROWS_AT_ONCE):
+                    rows = slice(first, first + ROWS_AT_ONCE)
+                    self.matrix[rows] += (self.texts[rows] @ self.texts.T).toarray()
                 self.texts = None
 
     def scores(self, items: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
@@ -171,8 +174,8 @@ class PooledEvidence:
     def neighbours(self, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Each item's ``k`` items of most evidence and that evidence, both ``[n_items, k]``, no item its own."""
         found, values = [], []
-        for first in range(0, self.n_items, 1024):
-            items = np.arange(first, min(first + 1024, self.n_items))
+        for first in range(0, self.n_items, ROWS_AT_ONCE):
+            items = np.arange(first, min(first + ROWS_AT_ONCE, self.n_items))
             evidence = self.scores(items[:, None], np.ones(len(items), np.int64)) / self.weights.sharpness
             evidence[:, 0] = -torch.inf
             evidence[torch.arange(len(items)), torch.from_numpy(items)] = -torch.inf

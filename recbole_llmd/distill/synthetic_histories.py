@@ -1,7 +1,8 @@
 """Synthetic histories: what a teacher can be asked about besides the histories that both sides were trained on.
 
 On these a teacher says what it has memorised; and they are few. A synthetic history is a training sequence from which
-items are dropped, or one in which items are replaced by neighbours of theirs, or a single item.
+items are dropped, or one in which items are replaced by neighbours of theirs, or one that goes on with neighbours of
+its last item, as the histories do that a model is served for, or a single item.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from recbole.data.interaction import Interaction
 
 from recbole_llmd.data.transitions import Samples
 
-KINDS = ("dropped", "replaced", "single")
+KINDS = ("dropped", "replaced", "continued", "single")
 DROPPED = 0.3  # share of the items
 REPLACED = 1 / 3
+CONTINUED = 2  # items at most
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,12 @@ def draw_histories(
     n: int,
     generator: np.random.Generator,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """``n`` synthetic histories of sequences drawn with replacement, a third of each of the :data:`KINDS`.
+    """``n`` synthetic histories of sequences drawn with replacement, a quarter of each of the :data:`KINDS`.
 
     Args:
         items: the training sequences, right-padded, ``[n_users, length]``.
         lengths: the number of their items, ``[n_users]``.
-        neighbours: what items are replaced by.
+        neighbours: what items are replaced by, and sequences go on with.
         n: how many to draw.
         generator: of all draws.
 
@@ -92,9 +94,14 @@ def draw_histories(
     ((100, 3), [1, 2, 3])
     """
     source = generator.integers(len(items), size=n)
-    drawn, steps = items[source].copy(), np.arange(items.shape[1])
-    inside = steps < lengths[source][:, None]
     kind = generator.integers(len(KINDS), size=n)
+    drawn, counts = items[source], lengths[source]
+    continued = kind == KINDS.index("continued")
+    for _ in range(CONTINUED):
+        drawn[continued], counts[continued] = _one_more(drawn[continued], counts[continued], neighbours, generator)
+        continued &= generator.random(n) < 0.5
+    steps = np.arange(items.shape[1])
+    inside = steps < counts[:, None]
 
     single = kind == KINDS.index("single")
     drawn[single, 0] = generator.integers(1, len(neighbours.items), size=single.sum())
@@ -105,10 +112,23 @@ def draw_histories(
 
     kept = inside & ((kind != KINDS.index("dropped"))[:, None] | (generator.random(drawn.shape) >= DROPPED))
     none = ~kept.any(1)
-    kept[none, lengths[source[none]] - 1] = True  # the last item is always there
+    kept[none, counts[none] - 1] = True  # the last item is always there
     order = np.argsort(~kept, axis=1, kind="stable")
     counts = kept.sum(1)
     return np.where(steps < counts[:, None], np.take_along_axis(drawn, order, 1), 0), counts
+
+
+def _one_more(
+    items: NDArray[np.int64], lengths: NDArray[np.int64], neighbours: Neighbours, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The histories, each with a neighbour of its last item after it; a full one loses its first item."""
+    items, rows = items.copy(), np.arange(len(items))
+    following = neighbours.drawn(items[rows, lengths - 1], generator)
+    full = lengths == items.shape[1]
+    items[full, :-1] = items[full, 1:]
+    lengths = np.minimum(lengths + 1, items.shape[1])
+    items[rows, lengths - 1] = following
+    return items, lengths
 
 
 def as_dataset(

@@ -16,8 +16,8 @@ LENGTHS = np.array([4, 2])
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Many histories; what an item is replaced by is ten more than itself."""
-    items = np.vstack([np.zeros(1, int), np.arange(11, 17)[:, None], *[np.zeros((1, 1), int)] * 10])
+    """Many histories; what an item is replaced by, or goes on with, is ten more than itself."""
+    items = np.arange(27)[:, None] + 10
     neighbours = Neighbours(items, np.ones_like(items, dtype=float))
     histories, lengths = draw_histories(ITEMS, LENGTHS, neighbours, 6000, np.random.default_rng(1))
     return [tuple(row[:length]) for row, length in zip(histories, lengths)]
@@ -28,11 +28,17 @@ def test_histories_are_padded_on_the_right_and_never_empty(drawn):
 
 
 def test_a_history_with_replaced_items_keeps_length_and_order(drawn):
-    replaced = [history for history in drawn if len(history) == 4 and max(history) > 10]
+    replaced = [history for history in drawn if len(history) == 4 and max(history) > 10 and history[0] % 10 == 1]
     assert len(replaced) > 400
     assert all([item % 10 for item in history] == [1, 2, 3, 4] for history in replaced)
     share = np.mean([[item > 10 for item in history] for history in replaced])
     assert 0.35 < share < 0.5  # a third, given that at least one is: 0.333 / (1 - 0.667 ** 4) = 0.415
+
+
+def test_a_continued_history_ends_with_neighbours_and_keeps_the_latest_items(drawn):
+    counts = {history: drawn.count(history) for history in ((5, 6, 16), (5, 6, 16, 26), (2, 3, 4, 14, 24))}
+    # a quarter of 6000, half of it by each sequence, half of that with two items more
+    assert all(300 < count < 450 for count in counts.values()), counts
 
 
 def test_a_history_with_dropped_items_is_a_part_of_a_sequence_in_order(drawn):
@@ -43,7 +49,7 @@ def test_a_history_with_dropped_items_is_a_part_of_a_sequence_in_order(drawn):
 
 def test_single_items_are_any_items(drawn):
     singles = {history[0] for history in drawn if len(history) == 1}
-    assert singles >= set(range(7, 11))  # items that stand in no sequence and replace none
+    assert singles >= set(range(7, 11)) | {27 - 1}  # items that stand in no sequence and replace none
 
 
 def test_draws_depend_on_the_generator_alone():
