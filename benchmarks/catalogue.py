@@ -68,6 +68,8 @@ def write_synthetic(folder: Path, users: int, items: int) -> Settings:
         "data_path": str(folder),
         "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title"]},
         "checkpoint_dir": str(folder / "saved"),
+        "distill_evidence": False,  # the model's pass is measured
+        "distill_synthetic": 0,
         "llm_cache_dir": str(folder / "texts"),
     }
 
@@ -146,9 +148,7 @@ def steps_of(
         side.prepare(few)
         figures["share of samples trained"] = few.windows.windows.n_samples / complete.windows.windows.n_samples
     step(f"{student} epoch", functools.partial(side._train_epoch, train, 0))
-    objective = side.objective = step(
-        f"{phase.teacher} teacher pass", functools.partial(trainer.objective_for, phase, train.dataset)
-    )
+    objective = side.objective = step(f"{phase.teacher} teacher pass", functools.partial(trainer.objective_for, phase))
     step(f"{student} epoch, taught", functools.partial(side._train_epoch, train, 1))
     cache = objective.teacher
     figures["teacher's items kept"] = cache.logp.shape[1]

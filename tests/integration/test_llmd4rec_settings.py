@@ -146,7 +146,7 @@ def _every_second_epoch_of_the_crm_is_validated(result, baseline):
         ({"distill_weighting": "rank", "distill_topk": 10}, [_rank_weighs_otherwise]),
         ({"distill_temperature_crm_to_llm": 2.0}, [_only_the_llm_is_taught_by_softer_distributions]),
         (
-            {"distill_weighting": "target_rank", "distill_rescale_weights": False},
+            {"distill_weighting": "target_rank", "distill_rescale_weights": False, "distill_evidence": False},
             [_target_ranks_weigh_from_0_to_2],
         ),
         ({"distill_first": "LLM"}, [_the_llm_comes_first_in_the_round]),

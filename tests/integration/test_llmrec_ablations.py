@@ -56,7 +56,7 @@ def test_texts_can_be_encoded_by_another_model(build, settings, tiny_gpt2, tmp_p
     sizes = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     bert = _save_model(tmp_path_factory.mktemp("bert"), BertConfig(vocab_size=320, initializer_range=0.5, **sizes))
     _, _, usual = build(settings)
-    _, _, gpt2 = build(settings, llm_model=tiny_gpt2)
+    _, _, gpt2 = build(settings, llm_model=tiny_gpt2, llm_text_model="backbone")
     for folder, size in ((tiny_gpt2, 32), (bert, 24)):
         _, _, model = build(settings, llm_text_model=folder)
         assert model.text.shape[1] == size and type(model.backbone) is type(usual.backbone)

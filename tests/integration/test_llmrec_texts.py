@@ -17,7 +17,7 @@ from recbole_llmd.llm import text_encoder
 
 @pytest.fixture
 def settings(fast):
-    return {**fast, "model": "LLMRec", "epochs": 2}
+    return {**fast, "model": "LLMRec", "epochs": 2, "llm_text_model": "backbone"}
 
 
 def _check_result(result):
