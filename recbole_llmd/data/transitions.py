@@ -102,7 +102,7 @@ def linear_transitions(samples: Samples, decay: float, ridge: float, n_items: in
         n_items: the number of items, with the padding.
 
     >>> samples = Samples(np.array([[1, 0], [1, 2]]), np.array([1, 2]), np.array([2, 3]), np.array([1, 1]))
-    >>> linear_transitions(samples, 1.0, ridge=1.0, n_items=4)[2].round(2).tolist()
+    >>> [round(value, 2) for value in linear_transitions(samples, 1.0, ridge=1.0, n_items=4)[2].tolist()]
     [0.0, 0.0, 0.0, 0.2]
     """
     gram = np.zeros((n_items, n_items), np.float32)

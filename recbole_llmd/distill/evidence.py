@@ -53,7 +53,7 @@ class Evidence:
     >>> samples = Samples(np.array([[1, 0], [1, 2]]), np.array([1, 2]), np.array([2, 3]), np.array([1, 1]))
     >>> evidence = Evidence(samples, popularity=np.array([0, 1, 1, 1]), texts=None)
     >>> both_ways, following, linear, text, popularity = evidence.features(np.array([[2]]), np.array([1]))
-    >>> following[0].round(decimals=3).tolist()  # after 2 came 3, divided by popularities
+    >>> [round(value, 3) for value in following[0].tolist()]  # after 2 came 3, divided by popularities
     [0.0, 0.0, 0.0, 0.595]
     """
 

@@ -107,7 +107,7 @@ class WindowPath(TrainingPath):
 
     A model that gives both samples of a window the scores (0, 0, ln 2) of three items:
 
-    >>> import math
+    >>> import math, torch
     >>> from types import SimpleNamespace
     >>> scores = torch.tensor([[0.0, 0.0, math.log(2)]]).repeat(2, 1)
     >>> scorer = SimpleNamespace(model=None, window_factors=lambda batch: (scores, None))
@@ -170,6 +170,7 @@ class SamplePath(TrainingPath):
         train_data: RecBole's training loader; its samples are numbered.
         batch_size: samples in a batch of a pass that trains nothing.
 
+    >>> import torch
     >>> from types import SimpleNamespace
     >>> scorer = SimpleNamespace(model=None, own_loss=lambda batch: batch["item_id"].float().mean())
     >>> path = SamplePath(scorer, train_data=None, batch_size=2)

@@ -69,6 +69,11 @@ class Teaching:
         valid_data: by whose samples the weights of pooled teachers are fitted, or None: then they have usual ones.
         folder: where the teachers' distributions lie.
         show_progress: whether a teacher's pass has a progress bar.
+
+    >>> config, (train, valid, _), _ = build(small, model="LLMD4Rec")  # small: a tiny dataset
+    >>> teaching = Teaching(config, train.dataset, valid, folder=".")
+    >>> len(teaching.samples) == len(train.dataset), teaching.evidence.n_items == train.dataset.item_num
+    (True, True)
     """
 
     def __init__(
