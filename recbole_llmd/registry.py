@@ -339,9 +339,12 @@ register(
             "distill_alpha_crm_to_llm",
             "distill_weighting",
             "distill_rescale_weights",
+            "distill_evidence",
+            "distill_synthetic",
+            "distill_synthetic_epochs",
             "distill_topk",
         ),
-        only_in_warm_up={"crm_warmup_epochs": ("crm_text_start", "crm_leave_out_text_only")},
+        only_in_warm_up={"crm_warmup_epochs": ("crm_ema_decay", "crm_text_start", "crm_leave_out_text_only")},
     )
 )
 register(
