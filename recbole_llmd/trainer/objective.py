@@ -203,7 +203,7 @@ class Objective:
         teacher = synthetic.teacher.read(path.samples(batch)[1], path.model.device)
 
         def divergence(scores: Scores, chunk: slice) -> tuple[Tensor]:
-            total = scores.log_total_of_items
+            total = None if teacher.items is None else scores.log_total_of_items  # all items need none
             return (teacher.at(chunk).divergence(scores.without_padding, self.temperature, total),)
 
         (divergences,) = path.distilled(batch, divergence)
