@@ -47,6 +47,20 @@ class Samples:
         return Samples(self.items[chosen], self.lengths[chosen], self.targets[chosen], self.users[chosen])
 
 
+def item_popularity(dataset: SequentialDataset) -> NDArray[np.float64]:
+    """How often each item was chosen, first items of users included, ``[n_items]``."""
+    return np.asarray(dataset.inter_matrix(form="csr").sum(axis=0), np.float64).ravel()
+
+
+def drawn_numbers(n: int, most: int, seed: int) -> NDArray[np.int64]:
+    """At most ``most`` of the numbers below ``n``, drawn by ``seed``.
+
+    >>> len(drawn_numbers(5, most=3, seed=1)), len(drawn_numbers(5, most=9, seed=1))
+    (3, 5)
+    """
+    return np.random.default_rng(seed).permutation(n)[:most]
+
+
 def transition_counts(samples: Samples, weight: Callable[[int], float], n_items: int) -> sp.csr_matrix:
     """How often one item came before another, CSR ``[n_items, n_items]``, from RecBole's training samples.
 

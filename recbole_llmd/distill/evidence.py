@@ -28,7 +28,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from recbole_llmd.data.transitions import Samples, linear_transitions, transition_counts, weighted_histories
+from recbole_llmd.data.transitions import (
+    Samples,
+    drawn_numbers,
+    linear_transitions,
+    transition_counts,
+    weighted_histories,
+)
 
 KINDS = ("both ways", "next", "linear", "text", "popularity")
 DECAY = 0.8  # of transitions and of the linear model, per item
@@ -187,7 +193,7 @@ class PooledEvidence:
 
 def some_of(samples: Samples, most: int, seed: int) -> Samples:
     """At most ``most`` of the samples, drawn by ``seed``."""
-    return samples[np.random.default_rng(seed).permutation(len(samples))[:most]]
+    return samples[drawn_numbers(len(samples), most, seed)]
 
 
 def fit_weights(evidence: Evidence, samples: Samples, log_probabilities: Tensor | None = None) -> Weights:

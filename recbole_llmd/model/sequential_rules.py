@@ -8,7 +8,6 @@ training data: what a trained model has to be better than.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from recbole.config import Config
 from recbole.data.dataset import SequentialDataset
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from recbole_llmd.data.item_text import load_item_texts
 from recbole_llmd.data.tfidf import tfidf_vectors
+from recbole_llmd.data.transitions import item_popularity
 from recbole_llmd.distill.evidence import PooledEvidence
 
 
@@ -45,7 +45,7 @@ class SequentialRules(SequentialRecommender):
         super().__init__(config, dataset)
         self.placeholder = torch.nn.Parameter(torch.zeros(1))  # RecBole's trainers want something to optimise
         self.other_parameter_name = ["evidence"]
-        self.popularity = np.asarray(dataset.inter_matrix(form="csr").sum(axis=0), np.float64).ravel()
+        self.popularity = item_popularity(dataset)
         self.texts = tfidf_vectors(load_item_texts(config, dataset)) if config["rules_text"] else None
         self.evidence: PooledEvidence | None = None
 

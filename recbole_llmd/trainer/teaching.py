@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from recbole.config import Config
 from recbole.data.dataloader import AbstractDataLoader
 from recbole.data.dataset import SequentialDataset
@@ -17,13 +14,13 @@ from torch import Tensor
 
 from recbole_llmd.data.item_text import load_item_texts
 from recbole_llmd.data.tfidf import tfidf_vectors
-from recbole_llmd.data.transitions import Samples
+from recbole_llmd.data.transitions import Samples, drawn_numbers, item_popularity
 from recbole_llmd.data.windows import SAMPLE
 from recbole_llmd.distill import evidence as closed_form
 from recbole_llmd.distill.evidence import Evidence, PooledEvidence, Weights
 from recbole_llmd.distill.synthetic_histories import Neighbours, as_dataset, draw_histories, training_sequences
 from recbole_llmd.distill.teacher_cache import TeacherCache, resolve_topk
-from recbole_llmd.distill.training_path import TrainingPath
+from recbole_llmd.distill.training_path import SampleBatches, TrainingPath
 from recbole_llmd.random_state import isolated_random_state
 from recbole_llmd.trainer.objective import SyntheticSamples
 
@@ -95,26 +92,24 @@ class Teaching:
     @cached_property
     def evidence(self) -> Evidence:
         """That of the training samples and the items' texts."""
-        popularity = np.asarray(self.dataset.inter_matrix(form="csr").sum(axis=0)).ravel()
-        return Evidence(self.samples, popularity, tfidf_vectors(load_item_texts(self.config, self.dataset)))
+        texts = tfidf_vectors(load_item_texts(self.config, self.dataset))
+        return Evidence(self.samples, item_popularity(self.dataset), texts)
 
     def weights(self, path: TrainingPath) -> Weights:
         """The weights of the evidence and of the model of ``path`` by which they are pooled."""
         if not self.valid_data:
             return closed_form.USUAL
-        seed = self.config["seed"]
-        numbers = np.random.default_rng(seed).permutation(len(self.valid_data.dataset))[:VALIDATION_SAMPLES]
-        log_probabilities = []
+        dataset, log_probabilities = self.valid_data.dataset, []
+        numbers = drawn_numbers(len(dataset), VALIDATION_SAMPLES, self.config["seed"])
         with torch.no_grad(), path.evaluation():
             path.model.eval()
-            for first in range(0, len(numbers), HISTORIES_AT_ONCE):
-                batch = self.valid_data.dataset[numbers[first : first + HISTORIES_AT_ONCE]].to(path.model.device)
-                logits = path.model.full_sort_predict(batch).view(len(batch), -1).float().cpu()
+            for batch in SampleBatches(dataset[numbers], HISTORIES_AT_ONCE):
+                logits = path.model.full_sort_predict(batch.to(path.model.device)).view(len(batch), -1).float().cpu()
                 log_probabilities.append(torch.log_softmax(logits, dim=-1))
-        chosen = Samples.of(self.valid_data.dataset)[numbers]
+        chosen = Samples.of(dataset)[numbers]
         return closed_form.fit_weights(self.evidence, chosen, torch.cat(log_probabilities))
 
-    def cache(self, path: TrainingPath, samples: Samples, temperature: float, left_out: Tensor | None) -> TeacherCache:
+    def cache(self, samples: Samples, temperature: float, left_out: Tensor | None) -> TeacherCache:
         """An empty cache for the distributions over some samples."""
         topk = resolve_topk(self.config["distill_topk"], self.dataset.item_num)
         return TeacherCache(len(samples), self.dataset.item_num, temperature, topk, self.folder, left_out)
@@ -133,37 +128,27 @@ class Teaching:
         """
         pool = None
         if self.config["distill_evidence"] or self.config["distill_synthetic"]:
-            weights = self.weights(teacher)
-            pool = PooledEvidence(self.evidence, weights)
+            pool = PooledEvidence(self.evidence, self.weights(teacher))
 
         def filled(path: TrainingPath, samples: Samples, show_progress: bool) -> TeacherCache:
             joined = None
             if pool is not None and self.config["distill_evidence"]:
                 joined = PooledTeacher(pool, pool.weights.model, samples)
-            cache = self.cache(path, samples, temperature, left_out)
+            cache = self.cache(samples, temperature, left_out)
             cache.fill(path, label, show_progress, joined)
             return cache
 
         cache = filled(teacher, self.samples, self.show_progress)
         if pool is None or not self.config["distill_synthetic"]:
             return cache, None
-        rate = self.config["distill_synthetic"]
-        draw = self._draw(Neighbours(*pool.neighbours(NEIGHBOURS)), rate)
+        rate, neighbours = self.config["distill_synthetic"], Neighbours(*pool.neighbours(NEIGHBOURS))
+        items, lengths = training_sequences(self.samples)
+        n = max(1, round(rate * len(items)))
 
         def drawn(seed: int) -> tuple[TrainingPath, TeacherCache]:
-            dataset, samples = draw(seed)
+            histories = draw_histories(items, lengths, neighbours, n, np.random.default_rng(seed))
+            dataset, samples = as_dataset(self.dataset, *histories, SAMPLE)
             with isolated_random_state(seed):
                 return student.over(dataset, rate), filled(teacher.over(dataset), samples, False)
 
         return cache, SyntheticSamples(drawn, self.config["distill_synthetic_epochs"])
-
-    def _draw(self, neighbours: Neighbours, rate: float) -> Callable[[int], tuple[SequentialDataset, Samples]]:
-        items, lengths = training_sequences(self.samples)
-
-        def draw(seed: int) -> tuple[SequentialDataset, Samples]:
-            generator = np.random.default_rng(seed)
-            n = max(1, round(rate * len(items)))
-            histories: tuple[NDArray[np.int64], NDArray[Any]] = draw_histories(items, lengths, neighbours, n, generator)
-            return as_dataset(self.dataset, *histories, SAMPLE)
-
-        return draw
