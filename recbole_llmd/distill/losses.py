@@ -116,21 +116,37 @@ def kl_divergence_topk(
     >>> round(kl_divergence_topk(torch.tensor([[0]]), top_logp, rest_logp, student, 1.0).item(), 4)
     0.1438
     """
-    top_logp, rest_logp = top_logp.detach(), rest_logp.detach()
     if log_total is None:
         log_total = torch.logsumexp(student_logits / temperature, dim=-1)
     student_top = student_logits.gather(1, top_items) / temperature - log_total.unsqueeze(1)
-    inside = (top_logp.exp() * (top_logp - student_top)).sum(-1)
     if top_items.shape[1] == student_logits.shape[1]:  # nothing is left over
-        return temperature**2 * inside
+        return temperature**2 * (top_logp.exp() * (top_logp - student_top)).sum(-1)
     inside_total = torch.logsumexp(student_top, dim=-1)
     student_rest, sure = log1mexp(inside_total), inside_total.detach() > SURE
     if sure.any():  # the difference of nearly equal numbers: the others are summed
         others = (student_logits[sure] / temperature).scatter(1, top_items[sure], -torch.inf)
         student_rest = student_rest.index_put((sure,), torch.logsumexp(others, dim=-1) - log_total[sure])
+    return temperature**2 * merged_divergence(top_logp, rest_logp, student_top, student_rest)
+
+
+def merged_divergence(top_logp: Tensor, rest_logp: Tensor, student_top: Tensor, student_rest: Tensor) -> Tensor:
+    """Per-sample divergence between two distributions over k items and "any other", ``[n]``.
+
+    Args:
+        top_logp: the teacher's log-probabilities, ``[n, k]``; no gradient flows back.
+        rest_logp: the log-mass of the others, ``[n]``; ``-inf`` if there is none.
+        student_top: the student's, ``[n, k]``.
+        student_rest: the student's, ``[n]``.
+
+    >>> half, quarter = torch.tensor([[0.5]]).log(), torch.tensor([[0.25]]).log()
+    >>> round(merged_divergence(half, half[:, 0], quarter, torch.tensor([0.75]).log()).item(), 4)
+    0.1438
+    """
+    top_logp, rest_logp = top_logp.detach(), rest_logp.detach()
+    inside = (top_logp.exp() * (top_logp - student_top)).sum(-1)
     rest = rest_logp.exp()
     outside = torch.where(rest > 0, rest * (rest_logp.clamp(min=-1e4) - student_rest), torch.zeros_like(rest))
-    return temperature**2 * (inside + outside)
+    return inside + outside
 
 
 def sample_weights(

@@ -39,7 +39,7 @@ class Scores:
     @cached_property
     def log_total_of_items(self) -> Tensor:
         """:attr:`log_total` without the padding item, on whose score no gradient falls, ``[n]``."""
-        return self.log_total + log1mexp(self.logits[:, 0].detach() - self.log_total)
+        return self.log_total + log1mexp(self.logits[:, 0] - self.log_total)
 
     def cross_entropy(self, targets: Tensor, left_out: Tensor | None = None) -> Tensor:
         """Per-sample cross-entropy, ``[n]``, over all items but some ``left_out``, bool, ``[n_items]``."""

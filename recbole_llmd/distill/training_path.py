@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,11 +22,24 @@ from torch import Tensor
 
 from recbole_llmd.data.windows import SAMPLE, WindowLoader, build_windows, number_samples, positions_of
 from recbole_llmd.distill import chunked_scores
+from recbole_llmd.distill.picked_scores import PickedScores
 from recbole_llmd.distill.scorers import CRMScorer, Factors, LLMScorer, WindowScorer, scored_by_length
 from recbole_llmd.distill.scores import Scores
 
-# ``distilled(scores, chunk)``: tensors ``[n_chunk]`` of the samples in the slice ``chunk``, from their scores.
-Distilled = Callable[[Scores, slice], tuple[Tensor, ...]]
+
+@dataclass(frozen=True)
+class Distilled:
+    """What is wanted of each sample's scores.
+
+    Attributes:
+        terms: ``terms(scores, chunk)`` gives tensors ``[n_chunk]`` of the samples in the slice ``chunk``.
+        picked: item ids, ``[n, k]``: beside totals and the target's, ``terms`` asks for the scores of these alone, and
+            is given :class:`~recbole_llmd.distill.picked_scores.PickedScores` where the model's scores are products.
+            None: it asks for those of all items.
+    """
+
+    terms: Callable[[Any, slice], tuple[Tensor, ...]]
+    picked: Tensor | None = None
 
 
 class Batches(Protocol):
@@ -72,7 +86,7 @@ class TrainingPath(ABC):
         Args:
             batch: a batch of :meth:`loader`.
             text_only_items: items known by their text alone, bool, ``[n_items]``, or None.
-            distilled: what is wanted of each sample's logits besides, or None: then no logits are computed for it.
+            distilled: what is wanted of each sample's scores besides, or None.
 
         Returns:
             tuple: the loss (a scalar) and the tensors ``[n_samples]`` of ``distilled`` (none without it).
@@ -87,9 +101,24 @@ class TrainingPath(ABC):
             size: of a batch, by that of this path.
         """
 
-    def distilled(self, batch: Interaction, terms: Distilled) -> tuple[Tensor, ...]:
-        """What ``terms`` makes of each sample's logits of a batch, without any loss of the side's own."""
-        return chunked_scores.per_sample(lambda logits, chunk: terms(Scores(logits), chunk), *self.factors(batch))
+    def distilled(
+        self, batch: Interaction, distilled: Distilled, text_only_items: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """What ``distilled`` makes of each sample's scores of a batch, without any loss of the side's own.
+
+        Args:
+            batch: as for :meth:`loss`.
+            distilled: what is wanted.
+            text_only_items: what the scores' ``log_total_kept`` leaves out.
+        """
+        outputs, items, fixed = (*self.factors(batch), None)[:3]
+        if items is None or distilled.picked is None:
+            return chunked_scores.per_sample(
+                lambda logits, chunk: distilled.terms(Scores(logits), chunk), outputs, items, fixed
+            )
+        targets = self.samples(batch)[0]
+        scores = PickedScores(outputs, items, fixed, targets, distilled.picked, text_only_items)
+        return distilled.terms(scores, slice(None))
 
     @abstractmethod
     def evaluation(self) -> contextlib.AbstractContextManager[None]:
@@ -144,12 +173,15 @@ class WindowPath(TrainingPath):
         """As :meth:`TrainingPath.loss`; the scores are computed in chunks and not kept."""
         targets, _ = self.samples(batch)
 
-        def terms(logits: Tensor, chunk: slice) -> tuple[Tensor, ...]:
-            scores = Scores(logits)
-            own = scores.cross_entropy(targets[chunk], text_only_items)
-            return (own,) if distilled is None else (own, *distilled(scores, chunk))
+        def terms(scores: Scores | PickedScores, chunk: slice) -> tuple[Tensor, ...]:
+            if isinstance(scores, PickedScores):
+                own = scores.cross_entropy()
+            else:
+                own = scores.cross_entropy(targets[chunk], text_only_items)
+            return (own,) if distilled is None else (own, *distilled.terms(scores, chunk))
 
-        own, *of_samples = chunked_scores.per_sample(terms, *self.factors(batch))
+        wanted = Distilled(terms, targets.new_empty(len(targets), 0) if distilled is None else distilled.picked)
+        own, *of_samples = self.distilled(batch, wanted, text_only_items)
         return own.mean(), tuple(of_samples)
 
     def over(self, dataset: SequentialDataset, size: float = 1.0) -> TrainingPath:
@@ -207,7 +239,7 @@ class SamplePath(TrainingPath):
         if distilled is None:
             return self.scorer.own_loss(batch), ()
         loss, logits = self.scorer.own_loss_and_logits(batch)
-        return loss, distilled(Scores(logits), slice(None))
+        return loss, distilled.terms(Scores(logits), slice(None))
 
     def over(self, dataset: SequentialDataset, size: float = 1.0) -> TrainingPath:
         """As :meth:`TrainingPath.over`."""

@@ -12,10 +12,12 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_llmd.distill.losses import rescale
+from recbole_llmd.distill.picked_scores import PickedScores
 from recbole_llmd.distill.scores import Scores
 from recbole_llmd.distill.teacher_cache import TeacherBatch, TeacherCache
-from recbole_llmd.distill.training_path import TrainingPath
+from recbole_llmd.distill.training_path import Distilled, TrainingPath
 
+WEIGHTINGS_OF_PICKED = ("adaptive", "uniform")  # ask for no student's score but the target's
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the sample weights
 
 
@@ -185,10 +187,11 @@ class Objective:
             return loss
         teacher = self.teacher.read(numbers, targets.device)
 
-        def distilled(scores: Scores, chunk: slice) -> tuple[Tensor, Tensor]:
+        def terms(scores: Scores | PickedScores, chunk: slice) -> tuple[Tensor, Tensor]:
             return distillation_terms(scores, targets[chunk], teacher.at(chunk), self.temperature, self.weighting)
 
-        loss, (divergences, weights) = self.path.loss(batch, self.text_only_items, distilled)
+        picked = self._picked(teacher) if self.weighting in WEIGHTINGS_OF_PICKED else None
+        loss, (divergences, weights) = self.path.loss(batch, self.text_only_items, Distilled(terms, picked))
         weights = rescale(weights.detach()) if self.rescale_weights else weights.detach()
         term = torch.mean(weights * divergences)
         self.figures.add(len(targets), loss.detach(), term.detach(), weights)
@@ -202,17 +205,21 @@ class Objective:
         batch = synthetic.next().to(path.model.device)
         teacher = synthetic.teacher.read(path.samples(batch)[1], path.model.device)
 
-        def divergence(scores: Scores, chunk: slice) -> tuple[Tensor]:
-            total = None if teacher.items is None else scores.log_total_of_items  # all items need none
-            return (teacher.at(chunk).divergence(scores.without_padding, self.temperature, total),)
+        def terms(scores: Scores | PickedScores, chunk: slice) -> tuple[Tensor]:
+            return (divergence(scores, teacher.at(chunk), self.temperature),)
 
-        (divergences,) = path.distilled(batch, divergence)
+        left_out = None if teacher.text_only_items is None else self.text_only_items
+        (divergences,) = path.distilled(batch, Distilled(terms, self._picked(teacher)), left_out)
         self.figures.add_synthetic(divergences.detach())
         return divergences.mean()
 
+    def _picked(self, teacher: TeacherBatch) -> Tensor | None:
+        """The items whose scores a divergence from the teacher asks for, item ids ``[n, k]``, or None: all."""
+        return None if teacher.items is None or self.temperature != 1 else teacher.items + 1
+
 
 def distillation_terms(
-    scores: Scores, targets: Tensor, teacher: TeacherBatch, temperature: float, weighting: str
+    scores: Scores | PickedScores, targets: Tensor, teacher: TeacherBatch, temperature: float, weighting: str
 ) -> tuple[Tensor, Tensor]:
     """Each sample's divergence, and its weight before the weights of the batch are rescaled.
 
@@ -226,6 +233,17 @@ def distillation_terms(
     Returns:
         tuple: two tensors ``[n]``.
     """
-    student, total = scores.without_padding, scores.log_total_of_items  # the padding item is no item
-    divergence = teacher.divergence(student, temperature, total)
-    return divergence, teacher.weights(weighting, student, targets - 1, total)
+    divergences = divergence(scores, teacher, temperature)
+    if isinstance(scores, PickedScores):
+        student, places, total = scores.of_targets.unsqueeze(1), torch.zeros_like(targets), scores.log_total_of_items()
+    else:
+        student, places, total = scores.without_padding, targets - 1, scores.log_total_of_items
+    return divergences, teacher.weights(weighting, student, places, total)
+
+
+def divergence(scores: Scores | PickedScores, teacher: TeacherBatch, temperature: float) -> Tensor:
+    """Each sample's divergence from the teacher, ``[n]``; the arguments are those of :func:`distillation_terms`."""
+    if isinstance(scores, PickedScores):
+        return teacher.divergence_of_picked(scores)
+    total = None if teacher.items is None else scores.log_total_of_items  # all items need none
+    return teacher.divergence(scores.without_padding, temperature, total)  # the padding item is no item

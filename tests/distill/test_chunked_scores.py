@@ -74,12 +74,13 @@ def test_a_sample_larger_than_a_chunk_is_a_chunk():
     assert [(chunk.start, chunk.stop) for chunk in chunked_scores.chunk_slices(2, 2**24)] == [(0, 1), (1, 2)]
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("topk", [0, 12])
 @pytest.mark.parametrize("weighting", losses.WEIGHTINGS)
-def test_objective_in_chunks_is_that_of_all_scores(tmp_path, small_chunks, sides, weighting, topk):
+def test_objective_in_chunks_is_that_of_all_scores(tmp_path, small_chunks, sides, weighting, topk, temperature):
     """Cross-entropy, distillation term, and weights of mean 1 over the batch (not over a chunk)."""
     outputs, items, batch = sides
-    cache, alpha, temperature = teacher_cache(tmp_path, topk), 0.7, 2.0
+    cache, alpha = teacher_cache(tmp_path, topk, temperature), 0.7
     objective = Objective(path_of(outputs, items), cache, alpha, temperature, weighting)
     both = objective(batch)
     gradients = torch.autograd.grad(sum(both), (outputs, items))
@@ -92,6 +93,31 @@ def test_objective_in_chunks_is_that_of_all_scores(tmp_path, small_chunks, sides
     torch.testing.assert_close(gradients, torch.autograd.grad(own + alpha * term, (outputs, items)))
     torch.testing.assert_close(torch.from_numpy(objective.figures.weights[0]), weights)
     assert weighting == "uniform" or weights.std() > 0.02
+
+
+@pytest.mark.parametrize("topk", [0, 12, 36])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_a_divergence_that_leaves_items_out_is_that_of_a_catalogue_without_them(
+    tmp_path, small_chunks, sides, topk, temperature
+):
+    """Also where so many items are cached that some of those left out are among them (36 of the 35 that are kept)."""
+    outputs, items, batch = sides
+    left_out = torch.zeros(ITEMS, dtype=torch.bool)
+    left_out[20:24] = True  # no sample's target in the cache; targets of the batch are others or none of the loss
+    batch = {**batch, TARGETS: batch[TARGETS].clamp(max=19)}
+    cache = TeacherCache(N, ITEMS, temperature, topk, str(tmp_path), left_out)
+    cache.write(torch.arange(N), random(N, ITEMS, seed=4), torch.arange(1, N + 1))
+    objective = Objective(path_of(outputs, items), cache, 0.7, temperature, "adaptive", text_only_items=left_out)
+    both = objective(batch)
+    gradients = torch.autograd.grad(sum(both), (outputs, items))
+
+    scores, targets = outputs @ items.t(), batch[TARGETS][0]
+    teacher, student = cache.read(batch[SAMPLE][0], "cpu"), scores[:, 1:]
+    weights = losses.rescale(teacher.weights("adaptive", student, targets - 1))
+    own = cross_entropy(scores.masked_fill(left_out, -torch.inf), targets)
+    term = (weights * teacher.divergence(student, temperature)).mean()
+    torch.testing.assert_close(torch.stack(both), torch.stack([own, 0.7 * term]))
+    torch.testing.assert_close(gradients, torch.autograd.grad(own + 0.7 * term, (outputs, items)))
 
 
 def test_own_loss_in_chunks_is_that_of_all_scores(small_chunks, sides):

@@ -34,6 +34,7 @@ def test_the_gradient_of_the_total_without_padding_is_the_softmax_of_the_items()
     logits = _logits().requires_grad_()
     Scores(logits).log_total_of_items.sum().backward()
     torch.testing.assert_close(logits.grad[:, 1:], torch.softmax(logits.detach()[:, 1:], dim=1))
+    torch.testing.assert_close(logits.grad[:, 0], torch.zeros(5, dtype=torch.float64))
 
 
 def test_log1mexp_stays_finite_where_everything_is_taken_away():
