@@ -22,6 +22,7 @@ from recbole_llmd.data.identity import DataIdentity
 from recbole_llmd.distill.teacher_cache import EXACT_UP_TO
 from recbole_llmd.distill.text_initialisation import initial_embeddings_from_text
 from recbole_llmd.distill.training_path import crm_path, llm_path
+from recbole_llmd.llm.backbone import matmul_precision
 from recbole_llmd.model.llmd4rec import LLMD4Rec
 from recbole_llmd.result_collector import add_result
 from recbole_llmd.trainer.checkpoint_file import adapter_folder, save_renamed
@@ -303,13 +304,14 @@ class LLMD4RecTrainer(Trainer):
         alpha, temperature = self.config[f"distill_alpha_{way}"], self.config[f"distill_temperature_{way}"]
         if self._teaching is None:
             raise RuntimeError("objective_for: there is no training data yet; call prepare first.")
-        cache, synthetic = self._teaching.teachers(
-            teacher.path,
-            student.path,
-            f"{teacher.side} teaches: its distributions",
-            temperature,
-            text_only_items if phase.student == "LLM" else None,
-        )
+        with matmul_precision(student.matmul_dtype):
+            cache, synthetic = self._teaching.teachers(
+                teacher.path,
+                student.path,
+                f"{teacher.side} teaches: its distributions",
+                temperature,
+                text_only_items if phase.student == "LLM" else None,
+            )
         weighting, rescale = self.config["distill_weighting"], self.config["distill_rescale_weights"]
         return Objective(student.path, cache, alpha, temperature, weighting, rescale, left_out, synthetic)
 

@@ -66,7 +66,8 @@ class SideTrainer(Trainer):
         phases: what each phase so far came to: its label, epochs, training seconds, best validation and its epoch.
         best: the best of all phases: what teaches, and what a phase without restart goes on from.
         best_that_counts: the best of the phases that count for what the side ends with.
-        matmul_dtype: what float32 products of training are rounded to; float32 rounds nothing.
+        matmul_dtype: what float32 products of training, and of the teacher for it, are rounded to; float32 rounds
+            nothing.
         on_epoch_begin: called with the number of every epoch before its first batch, or None.
     """
 
@@ -166,10 +167,9 @@ class SideTrainer(Trainer):
     ) -> float | tuple[float, ...]:
         if self.on_epoch_begin is not None:
             self.on_epoch_begin(epoch_idx)
-        seed = epoch_seed(self.config["seed"], self.phase_index, epoch_idx)
+        seed = self._seed_of(epoch_idx)
         init_seed(seed, self.config["reproducibility"])
         batches = self.path.loader(seed)
-        self.objective.begin_epoch(epoch_idx, lambda epoch: epoch_seed(self.config["seed"], self.phase_index, epoch))
         bar = tqdm(
             batches,
             total=len(batches),
@@ -178,7 +178,14 @@ class SideTrainer(Trainer):
             desc=set_color(f"{self.label} {epoch_idx}", "pink"),
         )
         with matmul_precision(self.matmul_dtype):
+            self.objective.begin_epoch(
+                epoch_idx, lambda epoch: epoch_seed(self.config["seed"], self.phase_index, epoch)
+            )
             return super()._train_epoch(self._shown(bar), epoch_idx, loss_func=loss_func or self.objective)
+
+    def _seed_of(self, epoch: int) -> int:
+        """The seed of an epoch of this phase."""
+        return epoch_seed(self.config["seed"], self.phase_index, epoch)
 
     def _shown(self, bar: tqdm) -> Iterator[Interaction]:
         for batch in bar:

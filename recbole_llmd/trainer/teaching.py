@@ -109,11 +109,6 @@ class Teaching:
         chosen = Samples.of(dataset)[numbers]
         return closed_form.fit_weights(self.evidence, chosen, torch.cat(log_probabilities))
 
-    def cache(self, samples: Samples, temperature: float, left_out: Tensor | None) -> TeacherCache:
-        """An empty cache for the distributions over some samples."""
-        topk = resolve_topk(self.config["distill_topk"], self.dataset.item_num)
-        return TeacherCache(len(samples), self.dataset.item_num, temperature, topk, self.folder, left_out)
-
     def teachers(
         self, teacher: TrainingPath, student: TrainingPath, label: str, temperature: float, left_out: Tensor | None
     ) -> tuple[TeacherCache, SyntheticSamples | None]:
@@ -130,15 +125,18 @@ class Teaching:
         if self.config["distill_evidence"] or self.config["distill_synthetic"]:
             pool = PooledEvidence(self.evidence, self.weights(teacher))
 
-        def filled(path: TrainingPath, samples: Samples, show_progress: bool) -> TeacherCache:
+        n_items = self.dataset.item_num
+        topk = resolve_topk(self.config["distill_topk"], n_items)
+
+        def filled(path: TrainingPath, samples: Samples, weighted: bool) -> TeacherCache:
             joined = None
             if pool is not None and self.config["distill_evidence"]:
                 joined = PooledTeacher(pool, pool.weights.model, samples)
-            cache = self.cache(samples, temperature, left_out)
-            cache.fill(path, label, show_progress, joined)
+            cache = TeacherCache(len(samples), n_items, temperature, topk, self.folder, left_out, weighted)
+            cache.fill(path, label, self.show_progress and weighted, joined)
             return cache
 
-        cache = filled(teacher, self.samples, self.show_progress)
+        cache = filled(teacher, self.samples, weighted=True)
         if pool is None or not self.config["distill_synthetic"]:
             return cache, None
         rate, neighbours = self.config["distill_synthetic"], Neighbours(*pool.neighbours(NEIGHBOURS))
@@ -149,6 +147,6 @@ class Teaching:
             histories = draw_histories(items, lengths, neighbours, n, np.random.default_rng(seed))
             dataset, samples = as_dataset(self.dataset, *histories, SAMPLE)
             with isolated_random_state(seed):
-                return student.over(dataset, rate), filled(teacher.over(dataset), samples, False)
+                return student.over(dataset, rate), filled(teacher.over(dataset), samples, weighted=False)
 
         return cache, SyntheticSamples(drawn, self.config["distill_synthetic_epochs"])
