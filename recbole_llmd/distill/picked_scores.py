@@ -14,7 +14,9 @@ are never there at once.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -39,11 +41,7 @@ class PickedScores:
         left_out: items that :attr:`log_total_kept` leaves out, bool, ``[n_items]``, or None; no gradient at all falls
             on them from there.
 
-    Attributes:
-        log_total: the logarithm of the sum of the exponentials, over all items and the padding, ``[n]``.
-        log_total_kept: the same without the items that are left out.
-        of_targets: ``[n]``.
-        picked: ``[n, k]``.
+    All is computed when the first of it is asked for.
 
     >>> scores = PickedScores(torch.tensor([[1.0, 2.0]]), torch.eye(2), None, torch.tensor([1]))
     >>> scores.of_targets.item(), bool(torch.isclose(scores.log_total, torch.tensor([1.0, 2.0]).logsumexp(0)))
@@ -59,13 +57,45 @@ class PickedScores:
         picked: Tensor | None = None,
         left_out: Tensor | None = None,
     ) -> None:
-        wanted = pad(targets.unsqueeze(1), (1, 0))  # the padding item's first
+        self._outputs, self._items, self._fixed = outputs, items, fixed
+        self._wanted = pad(targets.unsqueeze(1), (1, 0))  # the padding item's first
         if picked is not None:
-            wanted = torch.cat([wanted, picked], dim=1)
-        columns = None if left_out is None else left_out.to(items.device).nonzero().squeeze(1)
+            self._wanted = torch.cat([self._wanted, picked], dim=1)
+        self._columns = None if left_out is None else left_out.to(items.device).nonzero().squeeze(1)
+
+    def tempered(self, temperature: float) -> PickedScores:
+        """The same of the scores divided by ``temperature``."""
+        if temperature == 1:
+            return self
+        other = copy.copy(self)
+        other.__dict__.pop("_computed", None)
+        other._outputs = self._outputs / temperature
+        return other
+
+    @cached_property
+    def _computed(self) -> tuple[Tensor, Tensor, Tensor]:
         applied: Callable[..., tuple[Tensor, Tensor, Tensor]] = _PickedScores.apply
-        self.log_total, self.log_total_kept, scores = applied(outputs, items, fixed, wanted, columns)
-        self.of_padding, self.of_targets, self.picked = scores[:, 0], scores[:, 1], scores[:, 2:]
+        return applied(self._outputs, self._items, self._fixed, self._wanted, self._columns)
+
+    @property
+    def log_total(self) -> Tensor:
+        """The logarithm of the sum of the exponentials, over all items and the padding, ``[n]``."""
+        return self._computed[0]
+
+    @property
+    def log_total_kept(self) -> Tensor:
+        """The same without the items that are left out, ``[n]``."""
+        return self._computed[1]
+
+    @property
+    def of_targets(self) -> Tensor:
+        """The targets' scores, ``[n]``."""
+        return self._computed[2][:, 1]
+
+    @property
+    def picked(self) -> Tensor:
+        """The scores of the items picked, ``[n, k]``."""
+        return self._computed[2][:, 2:]
 
     def log_total_of_items(self, kept: bool = False) -> Tensor:
         """A total without the padding item, on whose score no gradient falls, ``[n]``.
@@ -74,7 +104,7 @@ class PickedScores:
             kept: whether without the items that are left out, too.
         """
         total = self.log_total_kept if kept else self.log_total
-        return total + log1mexp(self.of_padding - total)
+        return total + log1mexp(self._computed[2][:, 0] - total)
 
     def cross_entropy(self) -> Tensor:
         """Per-sample cross-entropy over all items but those that are left out, ``[n]``."""

@@ -87,16 +87,17 @@ class TeacherBatch:
             return losses.kl_divergence(self.logp, student_logits, temperature)
         return losses.kl_divergence_topk(self.items, self.logp, self.rest_logp, student_logits, temperature, log_total)
 
-    def divergence_of_picked(self, scores: PickedScores) -> Tensor:
-        """:meth:`divergence` at temperature 1 from the scores of the top ``items`` and a total alone, ``[n]``."""
+    def divergence_of_picked(self, scores: PickedScores, temperature: float) -> Tensor:
+        """:meth:`divergence` from the scores of the top ``items`` and a total alone, ``[n]``."""
         if self.items is None or self.rest_logp is None:
             raise ValueError("divergence_of_picked: this cache holds all items, and needs the scores of all.")
-        picked, left_out = scores.picked, self.text_only_items
+        scores, left_out = scores.tempered(temperature), self.text_only_items
+        picked = scores.picked
         if left_out is not None:
             picked = picked.masked_fill(left_out[self.items], NEVER)
         student_top = picked - scores.log_total_of_items(kept=left_out is not None).unsqueeze(1)
         student_rest = log1mexp(torch.logsumexp(student_top, dim=-1))
-        return losses.merged_divergence(self.logp, self.rest_logp, student_top, student_rest)
+        return temperature**2 * losses.merged_divergence(self.logp, self.rest_logp, student_top, student_rest)
 
     def _compared(self, student_logits: Tensor) -> Tensor:
         """The student's logits without the items that the divergence leaves out."""

@@ -190,7 +190,7 @@ class Objective:
         def terms(scores: Scores | PickedScores, chunk: slice) -> tuple[Tensor, Tensor]:
             return distillation_terms(scores, targets[chunk], teacher.at(chunk), self.temperature, self.weighting)
 
-        picked = self._picked(teacher) if self.weighting in WEIGHTINGS_OF_PICKED else None
+        picked = picked_by(teacher) if self.weighting in WEIGHTINGS_OF_PICKED else None
         loss, (divergences, weights) = self.path.loss(batch, self.text_only_items, Distilled(terms, picked))
         weights = rescale(weights.detach()) if self.rescale_weights else weights.detach()
         term = torch.mean(weights * divergences)
@@ -209,13 +209,9 @@ class Objective:
             return (divergence(scores, teacher.at(chunk), self.temperature),)
 
         left_out = None if teacher.text_only_items is None else self.text_only_items
-        (divergences,) = path.distilled(batch, Distilled(terms, self._picked(teacher)), left_out)
+        (divergences,) = path.distilled(batch, Distilled(terms, picked_by(teacher)), left_out)
         self.figures.add_synthetic(divergences.detach())
         return divergences.mean()
-
-    def _picked(self, teacher: TeacherBatch) -> Tensor | None:
-        """The items whose scores a divergence from the teacher asks for, item ids ``[n, k]``, or None: all."""
-        return None if teacher.items is None or self.temperature != 1 else teacher.items + 1
 
 
 def distillation_terms(
@@ -241,9 +237,14 @@ def distillation_terms(
     return divergences, teacher.weights(weighting, student, places, total)
 
 
+def picked_by(teacher: TeacherBatch) -> Tensor | None:
+    """The items whose scores a divergence from the teacher asks for, item ids ``[n, k]``, or None: all."""
+    return None if teacher.items is None else teacher.items + 1
+
+
 def divergence(scores: Scores | PickedScores, teacher: TeacherBatch, temperature: float) -> Tensor:
     """Each sample's divergence from the teacher, ``[n]``; the arguments are those of :func:`distillation_terms`."""
     if isinstance(scores, PickedScores):
-        return teacher.divergence_of_picked(scores)
+        return teacher.divergence_of_picked(scores, temperature)
     total = None if teacher.items is None else scores.log_total_of_items  # all items need none
     return teacher.divergence(scores.without_padding, temperature, total)  # the padding item is no item
