@@ -344,7 +344,20 @@ register(
             "distill_synthetic_epochs",
             "distill_topk",
         ),
-        only_in_warm_up={"crm_warmup_epochs": ("crm_ema_decay", "crm_text_start", "crm_leave_out_text_only")},
+        only_in_warm_up={
+            "crm_warmup_epochs": (
+                "crm_ema_decay",
+                "crm_text_start",
+                "crm_leave_out_text_only",
+                "epochs",
+                "stopping_step",
+                "eval_step",
+                "learning_rate",
+                "dropout_prob",
+                "hidden_dropout_prob",
+                "attn_dropout_prob",
+            )
+        },
     )
 )
 register(

@@ -278,10 +278,11 @@ def test_a_warm_start_ends_like_a_run_with_its_own_warm_up(build, fast_distill):
 
 
 def test_a_warm_up_of_the_llm_alone_says_nothing_of_the_crm(build, fast_distill):
-    """A run that takes it over has a CRM of its own, with its own start, and ends as with its own warm-up."""
+    """A run that takes it over has a CRM with a start and a dropout of its own, and ends as with its own warm-up."""
 
     def trained(file, start, **more):
         settings = {**fast_distill, "crm_warmup_epochs": 0, "distill_restart": False, "crm_text_start": start}
+        settings |= {"hidden_dropout_prob": start / 10, "learning_rate": 0.001 * (1 + start), "epochs": 1 + (start > 0)}
         config, (train, valid, test), model = build(settings, **more)
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
         if file:
@@ -293,8 +294,8 @@ def test_a_warm_up_of_the_llm_alone_says_nothing_of_the_crm(build, fast_distill)
     key, _ = trained(None, 0)
     own_key, own = trained(None, 5.0)
     assert key == own_key and trained("0.pth", 5.0) == (key, own)
-    configs = [build(fast_distill, crm_warmup_epochs=epochs, crm_text_start=5.0)[0] for epochs in (0, 1)]
-    others = [build(fast_distill, crm_warmup_epochs=epochs, crm_text_start=0)[0] for epochs in (0, 1)]
+    configs = [build(fast_distill, crm_warmup_epochs=epochs, attn_dropout_prob=0.1)[0] for epochs in (0, 1)]
+    others = [build(fast_distill, crm_warmup_epochs=epochs, attn_dropout_prob=0.2)[0] for epochs in (0, 1)]
     equal = [warmup_key(config) == warmup_key(other) for config, other in zip(configs, others, strict=True)]
     assert equal == [True, False]
 
