@@ -36,6 +36,9 @@ class Distilled:
         picked: item ids, ``[n, k]``: beside totals and the target's, ``terms`` asks for the scores of these alone, and
             is given :class:`~recbole_llmd.distill.picked_scores.PickedScores` where the model's scores are products.
             None: it asks for those of all items.
+
+    >>> Distilled(lambda scores, chunk: (scores.logits.sum(1),)).picked is None
+    True
     """
 
     terms: Callable[[Any, slice], tuple[Tensor, ...]]

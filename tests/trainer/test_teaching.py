@@ -15,7 +15,9 @@ CRMS = ["SASRec", "BERT4Rec"]  # over windows, and sample by sample
 def trainer_of(build, fast_distill):
     def make(**settings):
         config, (train, valid, _), model = build(
-            {**fast_distill, "distill_topk": 0, "MAX_ITEM_LIST_LENGTH": 40}, model="LLMD4Rec", **settings
+            {**fast_distill, "distill_topk": 0, "distill_temperature_llm_to_crm": 1.0, "MAX_ITEM_LIST_LENGTH": 40},
+            model="LLMD4Rec",
+            **settings,
         )
         number_samples(train.dataset)
         trainer = LLMD4RecTrainer(config, model)
