@@ -178,9 +178,7 @@ class SideTrainer(Trainer):
             desc=set_color(f"{self.label} {epoch_idx}", "pink"),
         )
         with matmul_precision(self.matmul_dtype):
-            self.objective.begin_epoch(
-                epoch_idx, lambda epoch: epoch_seed(self.config["seed"], self.phase_index, epoch)
-            )
+            self.objective.begin_epoch(epoch_idx, self._seed_of)
             return super()._train_epoch(self._shown(bar), epoch_idx, loss_func=loss_func or self.objective)
 
     def _seed_of(self, epoch: int) -> int:
