@@ -294,10 +294,11 @@ def test_a_warm_up_of_the_llm_alone_says_nothing_of_the_crm(build, fast_distill)
     key, _ = trained(None, 0)
     own_key, own = trained(None, 5.0)
     assert key == own_key and trained("0.pth", 5.0) == (key, own)
-    configs = [build(fast_distill, crm_warmup_epochs=epochs, attn_dropout_prob=0.1)[0] for epochs in (0, 1)]
-    others = [build(fast_distill, crm_warmup_epochs=epochs, attn_dropout_prob=0.2)[0] for epochs in (0, 1)]
-    equal = [warmup_key(config) == warmup_key(other) for config, other in zip(configs, others, strict=True)]
-    assert equal == [True, False]
+    for key, value, other_value in (("crm_text_start", 5.0, 0), ("attn_dropout_prob", 0.1, 0.2)):
+        configs = [build(fast_distill, crm_warmup_epochs=epochs, **{key: value})[0] for epochs in (0, 1)]
+        others = [build(fast_distill, crm_warmup_epochs=epochs, **{key: other_value})[0] for epochs in (0, 1)]
+        equal = [warmup_key(config) == warmup_key(other) for config, other in zip(configs, others, strict=True)]
+        assert equal == [True, False]
 
 
 def test_without_a_warm_up_nothing_is_told_after_it(build, fast_distill):
