@@ -59,38 +59,37 @@ def losses_of(n: int, size: int, n_items: int, k: int) -> dict[str, Callable[[],
     """The ways to compute the loss and its gradients."""
     import torch
 
-    from recbole_llmd.distill import chunked_scores, losses
+    from recbole_llmd.distill import chunked_scores
     from recbole_llmd.distill.picked_scores import PickedScores
-    from recbole_llmd.distill.scores import Scores, log1mexp
+    from recbole_llmd.distill.scores import Scores
+    from recbole_llmd.distill.teacher_cache import TeacherBatch
     from recbole_llmd.llm.backbone import matmul_precision
+    from recbole_llmd.trainer.objective import divergence, picked_by
 
     generator = torch.Generator().manual_seed(2020)
     outputs = torch.randn(n, size, generator=generator).requires_grad_()
     items = (torch.randn(n_items, size, generator=generator) / 10).requires_grad_()
     targets = torch.randint(1, n_items, (n,), generator=generator)
     top_items = torch.rand(n, n_items - 1, generator=generator).topk(k).indices
-    top, rest = torch.full((n, k), 0.8 / k).log(), torch.full((n,), 0.2).log()
+    top, rest, unused = torch.full((n, k), 0.8 / k).log(), torch.full((n,), 0.2).log(), torch.zeros(n)
+    teacher = TeacherBatch(top, top_items, rest, target_p=unused, entropy=unused, target_rank=unused)
 
     def terms(logits: torch.Tensor, chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
         scores = Scores(logits)
-        divergence = losses.kl_divergence_topk(
-            top_items[chunk], top[chunk], rest[chunk], scores.without_padding, 1.0, scores.log_total_of_items
-        )
-        return scores.cross_entropy(targets[chunk]), divergence
+        return scores.cross_entropy(targets[chunk]), divergence(scores, teacher.at(chunk), 1.0)
 
     def of_picked() -> torch.Tensor:
-        scores = PickedScores(outputs, items, None, targets, top_items + 1)
-        student = scores.picked - scores.log_total_of_items().unsqueeze(1)
-        divergence = losses.merged_divergence(top, rest, student, log1mexp(student.logsumexp(1)))
-        return scores.cross_entropy().mean() + divergence.mean()
+        scores = PickedScores(outputs, items, None, targets, picked_by(teacher))
+        return scores.cross_entropy().mean() + divergence(scores, teacher, 1.0).mean()
 
     def in_chunks() -> torch.Tensor:
-        own, divergence = chunked_scores.per_sample(terms, outputs, items)
-        return own.mean() + divergence.mean()
+        return sum_of_means(*chunked_scores.per_sample(terms, outputs, items))
 
     def at_once() -> torch.Tensor:
-        own, divergence = terms(outputs @ items.t(), slice(None))
-        return own.mean() + divergence.mean()
+        return sum_of_means(*terms(outputs @ items.t(), slice(None)))
+
+    def sum_of_means(own: torch.Tensor, divergences: torch.Tensor) -> torch.Tensor:
+        return own.mean() + divergences.mean()
 
     def trained_by(loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
         def step() -> None:
