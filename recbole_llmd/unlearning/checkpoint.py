@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from recbole_llmd.unlearning.unlearner import Unlearner
 
 
+REMEMBERED = "remembered"  # in checkpoints
+
+
 class _Loaded(NamedTuple):
     """A model from its checkpoint, with its training dataset (and the tokens that the model grew by)."""
 
@@ -97,8 +100,10 @@ def load(path: str | PathLike[str]) -> _Loaded:
 def save(path: str | PathLike[str], engine: Unlearner) -> None:
     """Write the engine's model to ``path``, whole or not at all.
 
-    Beside what RecBole reads, the file names the users and items that the model grew by, and the data it belongs to.
+    Beside what RecBole reads, the file names the users and items that the model grew by, the data it belongs to, and
+    what the first request on a model computes.
     """
+    engine.fold()
     content = {
         "epoch": 0,
         "cur_step": 0,
@@ -110,6 +115,7 @@ def save(path: str | PathLike[str], engine: Unlearner) -> None:
         "other_parameter": engine.model.other_parameter(),
         "new_tokens": engine.new_tokens,
         KEY: engine.identity.as_dict() if engine.identity else None,
+        REMEMBERED: engine.remembered(),
     }
     with atomic_write(path) as temporary:
         torch.save(content, temporary, pickle_protocol=4)

@@ -5,6 +5,8 @@ import scipy.sparse as sp
 import torch
 from recbole.utils import get_trainer
 
+from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
+
 MODELS = {
     "EASE": {"reg_weight": 10.0},
     "ItemKNN": {"k": 8},
@@ -14,6 +16,8 @@ MODELS = {
 
 
 def dense(B):
+    if isinstance(B, CorrectedMatrix):
+        return B.folded()
     return B.toarray() if sp.issparse(B) else np.asarray(B)
 
 
