@@ -32,7 +32,7 @@ def unlearn(
         receipt_pairs: write what was forgotten into the receipt, which is then personal data; else a salted digest.
 
     Returns:
-        What was done; ``hash_after`` is the :func:`~recbole_llmd.unlearning.fingerprint.fingerprint` of the model written.
+        What was done; ``hash_after`` is the :func:`~recbole_llmd.unlearning.model_hash.fingerprint` of the model written.
 
     Raises:
         OutputError: if ``out`` is no place for a file; nothing is read or written then.

@@ -63,7 +63,7 @@ class Receipt:
         seconds: the correction alone, from the request to the corrected model, without the two hashes.
         hash_seconds: both hashes.
         peak_bytes: memory above what the process held before the correction; None where the system does not tell.
-        hash_before, hash_after: of the model (:class:`~recbole_llmd.unlearning.fingerprint.ModelHash`); None if the
+        hash_before, hash_after: of the model (:class:`~recbole_llmd.unlearning.model_hash.ModelHash`); None if the
             engine does not hash.
 
     >>> Receipt(request="forget", model="EASE", mode="mapping", users=1, interactions=3).skipped

@@ -22,7 +22,7 @@ from recbole_llmd.data.identity import DataIdentity, added_tokens
 from recbole_llmd.errors import DataError, MappingMismatch, RequestError, SettingsError
 from recbole_llmd.process_memory import PeakMemory
 from recbole_llmd.unlearning import checkpoint
-from recbole_llmd.unlearning.fingerprint import ModelHash, fingerprint
+from recbole_llmd.unlearning.model_hash import ModelHash, fingerprint
 from recbole_llmd.unlearning.identifiers import Identifiers
 from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
 from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, MappingMatrix, padded
@@ -114,7 +114,7 @@ class Unlearner:
         self.checkpoint: dict[str, Any] | None = None
         self._remembered = Remembered()
         self._hash = ModelHash()
-        self._writing, self._publishing = threading.RLock(), threading.Lock()
+        self._writing = threading.RLock()
 
     @classmethod
     def from_checkpoint(cls, path: str | PathLike[str], **settings: Any) -> Unlearner:
@@ -184,8 +184,7 @@ class Unlearner:
 
         It shares the model's matrices, so that it costs nothing; while it is used, it keeps them in memory.
         """
-        with self._publishing:
-            return copy.copy(self.model)
+        return copy.copy(self.model)  # one update of a dictionary, as a request's of the model's is
 
     def fold(self) -> None:
         """Write the corrections that wait beside B into it: one pass over B, into new memory of its size."""
@@ -196,7 +195,7 @@ class Unlearner:
                 self._publish(self.X, Correction(B, "fold", cache=self._known(self.X)), {})
 
     def fingerprint(self) -> str:
-        """SHA-256 of X and B (:func:`~recbole_llmd.unlearning.fingerprint.fingerprint`), equal for equal models."""
+        """SHA-256 of X and B (:func:`~recbole_llmd.unlearning.model_hash.fingerprint`), equal for equal models."""
         return fingerprint(self.X, self.B)
 
     @property
@@ -484,12 +483,11 @@ class Unlearner:
         # What RecBole's checkpoints hold; its ItemKNN leaves out X, its ADMMSLIM everything.
         stored = list(dict.fromkeys([*getattr(model, "other_parameter_name", ()), *attributes]))
         updates.append((vars(model), {**attributes, "other_parameter_name": stored}))
-        with self._publishing:
-            try:
-                _update(updates)
-            except BaseException:
-                _update(updates)
-                raise
+        try:
+            _update(updates)
+        except BaseException:
+            _update(updates)
+            raise
 
 
 class Remembered(NamedTuple):

@@ -182,8 +182,9 @@ def backward_error(X: sp.csr_matrix, weight: float, answers: Matrix, probes: Mat
     if not len(probes):
         return 0.0
     y, x = answers.T.astype(np.float64), probes.T.astype(np.float64)
-    difference = np.abs(X.T @ (X @ y) + weight * y - x)
-    size = X.T @ (X @ np.abs(y)) + weight * np.abs(y) + np.abs(x)
+    both = np.hstack([y, np.abs(y)])
+    image, size = np.hsplit(X.T @ (X @ both) + weight * both, 2)
+    difference, size = np.abs(image - x), size + np.abs(x)
     size = np.maximum(size, FLOOR * size.max(axis=0))
     return float(np.divide(difference, size, out=np.zeros_like(size), where=size > 0).max())
 
