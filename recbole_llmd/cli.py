@@ -172,7 +172,9 @@ def _add_unlearn(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         "--skip-missing", action="store_true", help="skip what is not in the training data, instead of refusing it"
     )
     unlearning.add_argument(
-        "--receipt-pairs", action="store_true", help="list what was forgotten in the receipt, instead of a salted digest"
+        "--receipt-pairs",
+        action="store_true",
+        help="list in the receipt what was forgotten, not a salted digest",
     )
     unlearning.add_argument("--evaluate", action="store_true", help="evaluate instead of correcting a saved model")
     unlearning.add_argument(

@@ -98,17 +98,15 @@ def add_tokens(dataset: Dataset, field: str, tokens: Sequence[str]) -> None:
         target.update(entries)
 
 
-def added_tokens(
-    dataset: Dataset, tokens: Mapping[str, Sequence[str]]
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def added_tokens(dataset: Dataset, tokens: Mapping[str, Sequence[str]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """What :func:`add_tokens` does for several fields: dictionaries, and what each is to be updated with."""
     names = dataset.field2id_token
-    counts = {**getattr(dataset, "counts_in_files", {}), **{f: _count_in_files(dataset, f) for f in tokens}}
+    counts = {**getattr(dataset, "counts_in_files", {}), **{name: _count_in_files(dataset, name) for name in tokens}}
     updates: list[tuple[dict[str, Any], dict[str, Any]]] = [(vars(dataset), {"counts_in_files": counts})]
-    for field, added in tokens.items():
-        first = len(names[field])
-        updates.append((dataset.field2token_id[field], {token: first + i for i, token in enumerate(added)}))
-        updates.append((names, {field: np.append(names[field], added) if len(added) else names[field]}))
+    for name, added in tokens.items():
+        first = len(names[name])
+        updates.append((dataset.field2token_id[name], {token: first + i for i, token in enumerate(added)}))
+        updates.append((names, {name: np.append(names[name], added) if len(added) else names[name]}))
     return updates
 
 

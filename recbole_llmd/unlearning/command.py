@@ -32,7 +32,7 @@ def unlearn(
         receipt_pairs: write what was forgotten into the receipt, which is then personal data; else a salted digest.
 
     Returns:
-        What was done; ``hash_after`` is the :func:`~recbole_llmd.unlearning.model_hash.fingerprint` of the model written.
+        What was done; ``hash_after`` is the fingerprint of the model written.
 
     Raises:
         OutputError: if ``out`` is no place for a file; nothing is read or written then.
@@ -51,7 +51,7 @@ def unlearn(
         temporary.write_text(receipt.json() + "\n")
         engine.save(out)
     print(
-        f"{receipt.model} forgot {receipt.interactions} interactions ({receipt.skipped} skipped) by {receipt.method} in "
-        f"{receipt.seconds:.3f} s; written to {out}"
+        f"{receipt.model} forgot {receipt.interactions} interactions ({receipt.skipped} skipped) by {receipt.method} "
+        f"in {receipt.seconds:.3f} s; written to {out}"
     )
     return receipt

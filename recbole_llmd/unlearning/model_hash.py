@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from recbole_llmd.unlearning.mapping.correction import Change, MappingMatrix
 from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
+from recbole_llmd.unlearning.mapping.correction import Change, MappingMatrix
 from recbole_llmd.unlearning.mapping.threads import in_parallel
 
 BLOCK_BYTES = 1 << 22
@@ -23,7 +23,8 @@ def fingerprint(X: sp.spmatrix, B: MappingMatrix) -> str:
     The bytes are hashed in blocks of 4 MiB, and then the blocks' hashes.
     """
     digest = hashlib.sha256()
-    for matrix in (X, B.folded() if isinstance(B, CorrectedMatrix) else B):
+    matrices: list[Any] = [X, B.folded() if isinstance(B, CorrectedMatrix) else B]
+    for matrix in matrices:
         if sp.issparse(matrix):
             matrix = matrix.tocsr()
             matrix.sort_indices()
@@ -37,7 +38,7 @@ def fingerprint(X: sp.spmatrix, B: MappingMatrix) -> str:
 
 
 def _in_blocks(array: np.ndarray[Any, Any]) -> bytes:
-    content = memoryview(array.reshape(-1).view(np.uint8))
+    content = memoryview(array.reshape(-1).view(np.uint8).data)
     starts = range(0, len(content), BLOCK_BYTES)
     digests = [b""] * len(starts)
 

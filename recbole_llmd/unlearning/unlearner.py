@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import secrets
-import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from numbers import Real
 from os import PathLike
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -18,14 +16,13 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from recbole.config import Config
 
 from recbole_llmd import registry
-from recbole_llmd.data.identity import DataIdentity, added_tokens
+from recbole_llmd.data.identity import DataIdentity
 from recbole_llmd.errors import DataError, MappingMismatch, RequestError, SettingsError
 from recbole_llmd.process_memory import PeakMemory
 from recbole_llmd.unlearning import checkpoint
-from recbole_llmd.unlearning.model_hash import ModelHash, fingerprint
 from recbole_llmd.unlearning.identifiers import Identifiers
-from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
-from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, MappingMatrix, padded
+from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, padded
+from recbole_llmd.unlearning.published_model import PublishedModel
 from recbole_llmd.unlearning.receipt import Pairs, Receipt, digest_of
 from recbole_llmd.unlearning.request import Request, pairs_of
 
@@ -36,7 +33,7 @@ if TYPE_CHECKING:
 MODES = ("none", "interaction", "mapping", "retrain")
 
 
-class Unlearner:
+class Unlearner(PublishedModel):
     """Lets a trained RecBole mapping model forget and learn interactions, in place.
 
     RecBole's ``predict``, ``full_sort_predict``, ``trainer.evaluate(..., load_best_model=False)``, saving and loading
@@ -100,21 +97,17 @@ class Unlearner:
         ):
             if not isinstance(value, kinds):
                 raise SettingsError(f"{key} = {value!r}: expected {rule}.")
-        self.model, self.mode, self.tolerance, self.hashes = model, mode, tolerance, hashes
-        self.keep_pairs, self.salt = keep_pairs, salt
+        self.mode, self.tolerance, self.keep_pairs, self.salt = mode, tolerance, keep_pairs, salt
         self.name = type(model).__name__
-        self.mapping = registry.mapping_module(self.name)
+        dataset = source if hasattr(source, "inter_matrix") else None
+        super().__init__(model, registry.mapping_module(self.name), dataset, hashes)
         if tolerance is not None and not (isinstance(tolerance, Real) and tolerance > 0):
             raise SettingsError(f"tolerance = {tolerance!r}: must be a number above 0, or None.")
-        self.dataset = source if hasattr(source, "inter_matrix") else None
-        self.config = source if self.dataset is None else source.config
+        self.config = source if dataset is None else source.config
         self.params = self._parameters()
         self._check_counts()
         self.identity = DataIdentity.of(self.dataset) if self.dataset is not None else None
         self.checkpoint: dict[str, Any] | None = None
-        self._remembered = Remembered()
-        self._hash = ModelHash()
-        self._writing = threading.RLock()
 
     @classmethod
     def from_checkpoint(cls, path: str | PathLike[str], **settings: Any) -> Unlearner:
@@ -143,80 +136,6 @@ class Unlearner:
         refused by :meth:`from_checkpoint`.
         """
         checkpoint.save(path, self)
-
-    def remembered(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the model: what the first request on it would compute, and its hash."""
-        cache = self._known(self.X)
-        return {
-            "cache": {key: cache[key] for key in ("diagonal", "exact_for") if key in cache},
-            "hash": self._hash.of(self.X, self._matrix) if self.hashes else None,
-        }
-
-    def remember(self, stored: Mapping[str, Any]) -> None:
-        """Take over what :meth:`remembered` gave when the model was saved."""
-        X = self.X
-        self._remembered = Remembered(X, self._matrix, {**stored["cache"], "stored": True})
-        self._hash = ModelHash(stored["hash"])
-        self._hash.known_for(X, self._matrix)
-
-    @property
-    def X(self) -> sp.csr_matrix:
-        """The model's interactions, CSR [n_users, n_items] with sorted indices."""
-        X = self.model.interaction_matrix
-        if not sp.issparse(X) or X.format != "csr" or not X.has_canonical_format:
-            X = sp.csr_matrix(X)
-            X.sum_duplicates()
-        return X
-
-    @property
-    def B(self) -> MappingMatrix:
-        """The model's mapping matrix [n_items, n_items], with all corrections written into it."""
-        self.fold()
-        return self._matrix
-
-    @property
-    def _matrix(self) -> MappingMatrix:
-        """The same as the model has it: corrections may wait beside it."""
-        return getattr(self.model, self.mapping.MATRIX)
-
-    def snapshot(self) -> GeneralRecommender:
-        """The model as it is now, for a reader: a view that no later request changes.
-
-        It shares the model's matrices, so that it costs nothing; while it is used, it keeps them in memory.
-        """
-        return copy.copy(self.model)  # one update of a dictionary, as a request's of the model's is
-
-    def fold(self) -> None:
-        """Write the corrections that wait beside B into it: one pass over B, into new memory of its size."""
-        with self._writing:
-            waiting = self._matrix
-            if isinstance(waiting, CorrectedMatrix):
-                B = waiting.folded()
-                self._publish(self.X, Correction(B, "fold", cache=self._known(self.X)), {})
-
-    def fingerprint(self) -> str:
-        """SHA-256 of X and B (:func:`~recbole_llmd.unlearning.model_hash.fingerprint`), equal for equal models."""
-        return fingerprint(self.X, self.B)
-
-    @property
-    def user_ids(self) -> Identifiers:
-        """The model's users, by what names them; as many as the model has now, whoever made it grow."""
-        return Identifiers("user", self.model.n_users, self.dataset, self.model.USER_ID)
-
-    @property
-    def item_ids(self) -> Identifiers:
-        """The model's items, by what names them."""
-        return Identifiers("item", self.model.n_items, self.dataset, self.model.ITEM_ID)
-
-    @property
-    def new_tokens(self) -> dict[str, list[str]]:
-        """The tokens that the model has beyond those of the data files, by field, in the order of their ids."""
-        if self.dataset is None or self.identity is None:
-            return {}
-        return {
-            ids.field: list(map(str, self.dataset.field2id_token[ids.field][in_files : ids.count]))
-            for ids, in_files in ((self.user_ids, len(self.identity.users)), (self.item_ids, len(self.identity.items)))
-        }
 
     def _parameters(self) -> dict[str, Any]:
         """The model's parameters, by RecBole's keys."""
@@ -419,11 +338,6 @@ class Unlearner:
     def _fitted(self, X: sp.csr_matrix, dtype: DTypeLike, method: str) -> Correction:
         return Correction(self.mapping.fit(X, self.params, dtype), method, cache={"exact_for": X.shape})
 
-    def _known(self, X: sp.csr_matrix) -> Mapping[str, Any]:
-        """What the last correction left for the next one; nothing where someone has loaded other matrices since."""
-        remembered = self._remembered
-        return remembered.cache if remembered.X is X and remembered.B is self._matrix else {}
-
     def _carried_out(
         self, request: Request | None, change: Change, correct: Callable[[], Correction], started: float
     ) -> Receipt:
@@ -452,56 +366,10 @@ class Unlearner:
         """What a receipt says of the pairs: their salted digest, and the pairs only if they are to be kept."""
         pairs = Pairs(*change.pairs)
         salt = secrets.token_hex(16) if self.salt is None else self.salt
-        named = ([ids.token(n) for n in of] for ids, of in ((self.user_ids, pairs.users), (self.item_ids, pairs.items)))
+        users, items = self.user_ids, self.item_ids
+        named = [users.token(number) for number in pairs.users], [items.token(number) for number in pairs.items]
         return {
             "digest": digest_of(*named, pairs.values, salt),
             "salt": salt if self.salt is None else None,
             "pairs": pairs if self.keep_pairs else None,
         }
-
-    def _publish(
-        self,
-        X: sp.csr_matrix,
-        correction: Correction,
-        derived: dict[str, Any],
-        request: Request | None = None,
-    ) -> None:
-        """The only place that changes the model: dictionaries are updated, all of them or none.
-
-        An interrupt may come between two updates. The updates are then repeated, since each may be done twice.
-        """
-        model = self.model
-        attributes = {"interaction_matrix": X, self.mapping.MATRIX: correction.B, **derived}
-        updates: list[tuple[dict[str, Any], dict[str, Any]]] = [
-            (vars(self), {"_remembered": Remembered(X, correction.B, correction.cache)})
-        ]
-        if request is not None and (request.new_users or request.new_items):
-            attributes.update(n_users=X.shape[0], n_items=X.shape[1])
-            if self.dataset is not None:
-                new = {model.USER_ID: request.new_users, model.ITEM_ID: request.new_items}
-                updates += added_tokens(self.dataset, new)
-        # What RecBole's checkpoints hold; its ItemKNN leaves out X, its ADMMSLIM everything.
-        stored = list(dict.fromkeys([*getattr(model, "other_parameter_name", ()), *attributes]))
-        updates.append((vars(model), {**attributes, "other_parameter_name": stored}))
-        try:
-            _update(updates)
-        except BaseException:
-            _update(updates)
-            raise
-
-
-class Remembered(NamedTuple):
-    """What a correction leaves for the next one, and the X and B that it holds for.
-
-    >>> Remembered().cache
-    {}
-    """
-
-    X: object = None
-    B: object = None
-    cache: Mapping[str, Any] = {}
-
-
-def _update(updates: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> None:
-    for target, entries in updates:
-        target.update(entries)

@@ -11,8 +11,8 @@ from recbole.utils import get_model
 
 from recbole_llmd.cli import main
 from recbole_llmd.unlearning import Unlearner, fingerprint
-from recbole_llmd.unlearning.receipt import digest_of
 from recbole_llmd.unlearning.command import unlearn
+from recbole_llmd.unlearning.receipt import digest_of
 from tests.conftest import REPO
 from tests.helpers.mapping_models import MODELS, evaluate, retained
 

@@ -102,9 +102,7 @@ def test_new_tokens_must_be_new(trained):
 
 def test_a_request_does_what_the_calls_by_token_do(trained):
     _, (train, _, _), model = trained("EASE")
-    by_token, by_request = (
-        Unlearner(model, train.dataset, keep_pairs=True) for model in (model, trained("EASE")[2])
-    )
+    by_token, by_request = (Unlearner(model, train.dataset, keep_pairs=True) for model in (model, trained("EASE")[2]))
     user, item = by_token.X.nonzero()[0][0], by_token.X.nonzero()[1][0]
     tokens = train.dataset.id2token("user_id", user), train.dataset.id2token("item_id", item)
     receipts = by_token.forget(*tokens), by_request.apply(Request("forget", [user], [item]))

@@ -135,7 +135,9 @@ def test_a_snapshot_stays_while_the_model_goes_on(trained):
     for user in (3, 4, 5):
         engine.forget_users([user], ids="internal")
     engine.fold()
-    assert np.array_equal(dense(model.item_similarity), before) and np.array_equal(model.interaction_matrix.toarray(), X)
+    assert np.array_equal(dense(model.item_similarity), before) and np.array_equal(
+        model.interaction_matrix.toarray(), X
+    )
     assert not np.array_equal(engine.B, before)
 
 

@@ -1,12 +1,12 @@
 """EASE's mapping matrix with low-rank corrections that are not written into it yet.
 
-B is dense: to write a correction into it is a pass over all of its memory. A correction of rank r is kept instead as 2·r
-rows and applied where scores are asked for. With P = (XᵀX + λI)⁻¹ and P₀ its value when B₀ was written,
+B is dense: to write a correction into it is a pass over all of its memory. A correction of rank r is kept instead as
+2·r rows and applied where scores are asked for. With P = (XᵀX + λI)⁻¹ and P₀ its value when B₀ was written,
 
     P = P₀ - LᵀR,    B = B₀·diag(d₀/d) + LᵀR·diag(1/d), zero on the diagonal,    d = diag(P), d₀ = diag(P₀).
 
-:meth:`CorrectedMatrix.folded` writes B. Nothing that is reachable from a :class:`CorrectedMatrix` is ever written again,
-so that whoever reads one keeps reading the same matrix while the next is made.
+:meth:`CorrectedMatrix.folded` writes B. Nothing that is reachable from a :class:`CorrectedMatrix` is ever written
+again, so that whoever reads one keeps reading the same matrix while the next is made.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class CorrectedMatrix:
     def corrected(
         self, left: Matrix, right: Matrix, diagonal: Float64, alone: Numbers | None = None
     ) -> CorrectedMatrix:
-        """The matrix of P - leftᵀ·right [r, n], whose diagonal is ``diagonal``; ``alone`` adds items without connection."""
+        """The matrix of P - leftᵀ·right [r, n], with its ``diagonal``; ``alone``: the items that it separates."""
         n, dtype, kept = len(self.base), self.dtype, self.rank
         stores = [
             (_Rows(CAPACITY, n, dtype) if store is None else store).appended(kept, rows)

@@ -15,8 +15,8 @@ Between items that X' no longer connects (an item that nobody has any more, for 
 would leave rounding residues, which are made from what was forgotten and tell it: they are set to zero.
 
 Whether a B belongs to X is seen from y = P·x, which should solve G·y = x, for some x: the componentwise backward error
-max_j |G·y - x|_j / (|G|·|y| + |x|)_j (Oettli and Prager, 1964) is of the size of rounding whatever the condition of G. For
-what was forgotten itself, x = the forgotten profile, it tells a corrected B from one that still knows it.
+max_j |G·y - x|_j / (|G|·|y| + |x|)_j (Oettli and Prager, 1964) is of the size of rounding whatever the condition of G.
+For what was forgotten itself, x = the forgotten profile, it tells a corrected B from one that still knows it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from recbole_llmd.errors import MappingMismatch, UnsolvedError
 from recbole_llmd.unlearning.mapping.components import separation
+from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
 from recbole_llmd.unlearning.mapping.correction import (
     Change,
     Correction,
@@ -39,7 +40,6 @@ from recbole_llmd.unlearning.mapping.correction import (
     gram_rows,
     holds_interactions,
 )
-from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
 from recbole_llmd.unlearning.mapping.cost_model import cholesky_inverse, low_rank_seconds, refit_seconds
 from recbole_llmd.unlearning.mapping.threads import in_parallel
 
@@ -74,9 +74,10 @@ def fit(X: sp.csr_matrix, params: Mapping[str, Any], dtype: DTypeLike = np.float
 
 
 def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correction:
-    """B after the change: corrections that wait beside it, or fitted anew where that is cheaper or they are not exact enough.
+    """B after the change, beside which the correction waits; fitted anew where that is cheaper or more exact.
 
-    Extra memory: factors [rank, n_items]; one [n_items, n_items] array where corrections are written into B, and for a fit.
+    Extra memory: factors [rank, n_items], and one [n_items, n_items] array where corrections are written into B, or for
+    a fit.
 
     Raises:
         MappingMismatch: if B is not the solution of X (checked at the first correction of a model).
@@ -175,9 +176,9 @@ def woodbury(B: CorrectedMatrix, factors: sp.csr_matrix, signature: Float64) -> 
 
 
 def backward_error(X: sp.csr_matrix, weight: float, answers: Matrix, probes: Matrix) -> float:
-    """max |G·y - x| / (|G|·|y| + |x|) over the rows y of ``answers`` and x of ``probes`` [m, n_items]; y should be G⁻¹·x.
+    """max |G·y - x| / (|G|·|y| + |x|) over the rows y of ``answers`` and x of ``probes`` [m, n_items]; y = G⁻¹·x.
 
-    Where an item is hardly concerned, the error is measured against ``FLOOR`` of the largest size: y is rounding there.
+    Where an item is hardly concerned, the error is set against ``FLOOR`` of the largest size: y is rounding there.
     """
     if not len(probes):
         return 0.0

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from hypothesis import given
-from threadpoolctl import threadpool_limits
 
 from recbole_llmd.errors import MappingMismatch, UnsolvedError
 from recbole_llmd.unlearning.mapping import cost_model, ease
