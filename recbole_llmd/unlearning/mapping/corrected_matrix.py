@@ -11,6 +11,7 @@ again, so that whoever reads one keeps reading the same matrix while the next is
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -50,8 +51,9 @@ class _Rows:
 class CorrectedMatrix:
     """B with corrections pending: what RecBole's EASE reads of its ``item_similarity``.
 
-    RecBole multiplies sparse rows by it and reads columns of it. Pickled (a checkpoint), it is written as the array
-    that it stands for, so that plain RecBole reads it and nothing of the corrections is left.
+    RecBole multiplies sparse rows by it (here they may not repeat an entry) and reads columns of it. Pickled (a
+    checkpoint), it is written as the array that it stands for, so that plain RecBole reads it and nothing of the
+    corrections is left.
 
     Attributes:
         base: B₀ [n, n].
@@ -139,14 +141,14 @@ class CorrectedMatrix:
 
     def __rmatmul__(self, rows: Any) -> Matrix:
         """rows·B [m, n] of sparse or dense ``rows`` [m, n]: the scores of users with these interactions."""
-        rows = self._connected(sp.csr_matrix(rows, dtype=self.dtype))
+        if not (sp.issparse(rows) and rows.format == "csr" and rows.dtype == self.dtype):
+            rows = sp.csr_matrix(rows, dtype=self.dtype)
+        rows = self._connected(rows)
         scores = _times(rows, self.base)
         scores *= self._scale
         if self.rank:
             scores += (self._times_left(rows) @ self.right) * self._inverse_diagonal
-            entries = rows.tocoo()  # the diagonal of LᵀR is d₀ - d, that of B zero
-            own = ((self.base_diagonal - self.diagonal) / self.diagonal).astype(self.dtype)
-            scores[entries.row, entries.col] -= entries.data * own[entries.col]
+            scores[_row_numbers(rows), rows.indices] -= rows.data * self._own[rows.indices]
         scores[:, self.alone] = 0
         return scores
 
@@ -198,18 +200,25 @@ class CorrectedMatrix:
     def __reduce__(self) -> tuple[Any, ...]:
         return np.asarray, (self.folded(),)
 
-    @property
+    @functools.cached_property
     def _scale(self) -> Matrix:
         return (self.base_diagonal / self.diagonal).astype(self.dtype)
 
-    @property
+    @functools.cached_property
     def _inverse_diagonal(self) -> Matrix:
         return (1 / self.diagonal).astype(self.dtype)
 
+    @functools.cached_property
+    def _own(self) -> Matrix:
+        """The diagonal of LᵀR·diag(1/d), which is no part of B."""
+        return ((self.base_diagonal - self.diagonal) / self.diagonal).astype(self.dtype)
+
     def _times_left(self, rows: sp.csr_matrix) -> Matrix:
         """rows·Lᵀ [m, rank]."""
-        columns = np.unique(rows.indices)
-        product: Matrix = rows[:, columns].toarray() @ self.left[:, columns].T
+        columns, place = np.unique(rows.indices, return_inverse=True)
+        dense = np.zeros((rows.shape[0], len(columns)), self.dtype)
+        dense[_row_numbers(rows), place] = rows.data
+        product: Matrix = dense @ self.left[:, columns].T
         return product
 
     def _connected(self, rows: sp.csr_matrix) -> sp.csr_matrix:
@@ -219,6 +228,11 @@ class CorrectedMatrix:
         rows = rows.copy()
         rows.data[np.isin(rows.indices, self.alone)] = 0
         return rows
+
+
+def _row_numbers(rows: sp.csr_matrix) -> Numbers:
+    """The row of every entry."""
+    return np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
 
 
 def _times(rows: sp.csr_matrix, matrix: Matrix) -> Matrix:

@@ -49,7 +49,8 @@ TOLERANCE = {"float32": 3e-5, "float64": 1e-11}  # of the componentwise backward
 REQUIRED: dict[str, Any] = {}
 
 PENDING = 64  # the rank of the corrections that wait beside B
-PROBES = 4  # vectors x
+PROBES = 16  # vectors x that tell whether a B belongs to X
+PROFILES = 4  # of those who forget, which tell whether it is forgotten
 FLOOR = 1e-2
 WORTH_COMPARING = 1 / 16  # of n: corrections of a lower rank are always cheaper than a fit
 
@@ -243,10 +244,10 @@ def _error_of(B: CorrectedMatrix, X: sp.csr_matrix, weight: float) -> float:
 
 def _profiles(change: Change) -> sp.csr_matrix:
     """What was forgotten or learned, as probes: the first users' rows, and a mixture of all."""
-    if change.delta.shape[0] <= PROBES:
+    if change.delta.shape[0] <= PROFILES:
         return change.delta
     mixture = np.random.default_rng(0).standard_normal((1, change.delta.shape[0]))
-    return sp.vstack([change.delta[: PROBES - 1], sp.csr_matrix(mixture @ change.delta)], format="csr")
+    return sp.vstack([change.delta[: PROFILES - 1], sp.csr_matrix(mixture @ change.delta)], format="csr")
 
 
 def _squares(X: sp.csr_matrix, items: NDArray[np.int64]) -> Float64:

@@ -85,7 +85,7 @@ def test_a_corrected_mapping_tells_no_more_than_a_fit_without_who_left(module, p
     assert max(uncorrected.values()) > 0.75  # the attack finds what is there
 
 
-@pytest.mark.parametrize("weight", [5.0, 500.0, 50000.0])
+@pytest.mark.parametrize("weight", [5.0, 500.0, 5000.0])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_mapping_that_still_knows_one_of_sixty_sparse_users_is_found(weight, dtype):
     rng = np.random.default_rng(0)
