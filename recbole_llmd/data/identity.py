@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
 
 KEY = "data_identity"  # in checkpoints
+NEW_TOKENS = "new_tokens"  # in checkpoints: tokens by field that the data files do not have
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
 from recbole_llmd.atomic_write import atomic_write
-from recbole_llmd.data.identity import KEY, DataIdentity, add_tokens
+from recbole_llmd.data.identity import KEY, NEW_TOKENS, DataIdentity, add_tokens
 from recbole_llmd.errors import CheckpointError
 from recbole_llmd.registry import mapping_module
 from recbole_llmd.unlearning.mapping.correction import MappingModel
@@ -92,7 +92,7 @@ def load(path: str | PathLike[str]) -> _Loaded:
         model.interaction_matrix = X
     model.load_state_dict(content["state_dict"])
     model.load_other_parameter(stored)
-    for field, tokens in content.get("new_tokens", {}).items():
+    for field, tokens in content.get(NEW_TOKENS, {}).items():
         add_tokens(dataset, field, tokens)
     return _Loaded(model.to(config["device"]), dataset, content)
 
@@ -113,7 +113,7 @@ def save(path: str | PathLike[str], engine: Unlearner) -> None:
         "config": engine.config,
         "state_dict": engine.model.state_dict(),
         "other_parameter": engine.model.other_parameter(),
-        "new_tokens": engine.new_tokens,
+        NEW_TOKENS: engine.new_tokens,
         KEY: engine.identity.as_dict() if engine.identity else None,
         REMEMBERED: engine.remembered(),
     }

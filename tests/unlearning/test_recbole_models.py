@@ -161,3 +161,21 @@ def test_wrong_checkpoints_are_refused(tmp_path):
     torch.save({"config": {"model": "SASRec"}}, tmp_path / "other.pth")
     with pytest.raises(ModelError, match="model = 'SASRec'"):
         Unlearner.from_checkpoint(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_grown_checkpoint_is_evaluated_by_recbole(trained, name):
+    config, (_, _, test), model = trained(name)
+    before = evaluate(config, model, test)
+    trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
+    trainer._save_checkpoint(0, verbose=False)
+    engine = Unlearner.from_checkpoint(trainer.saved_model_file)
+    engine.learn(["newcomer"] * 2, ["i1", "novelty"], grow=True)
+    engine.save("grown.pth")
+    config, model, dataset, train, _, test = load_data_and_model("grown.pth")
+    for data in (dataset, train.dataset, test.dataset):
+        assert (data.user_num, data.item_num) == (model.n_users, model.n_items)
+        assert data.id2token("item_id", data.item_num - 1) == "novelty"
+        assert data.token2id("user_id", "newcomer") == data.user_num - 1
+    after = evaluate(config, model, test)
+    assert after.keys() == before.keys() and all(abs(after[key] - before[key]) < 0.1 for key in after)
