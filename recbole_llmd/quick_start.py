@@ -54,8 +54,9 @@ def _with_our_results(run: Callable[..., dict[str, Any]]) -> Callable[..., dict[
 
 
 def _with_check_of_the_data(load: Callable[[str], tuple[Any, ...]]) -> Callable[[str], tuple[Any, ...]]:
-    """RecBole's ``load_data_and_model`` that refuses a checkpoint of ours whose users or items have other ids today, and
-    lets the datasets know the users and items that its model has beyond those of the data files.
+    """RecBole's ``load_data_and_model`` that refuses a checkpoint of ours whose users or items have other ids today.
+
+    Its datasets learn the users and items that a model has beyond those of the data files.
     """
 
     @functools.wraps(load)
