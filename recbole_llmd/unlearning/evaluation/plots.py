@@ -20,7 +20,7 @@ from recbole_llmd.unlearning.evaluation.record import Row
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-STYLES = styles(("corrected", "retrained", "SISA", "X only", "original", "no-op"))
+STYLES = styles(("corrected", "retrained", "SISA", "X only", "original", "no-op", "one step", "RecEraser-mean"))
 DTYPES = {"float32": "solid", "float64": "dot"}
 
 
