@@ -130,6 +130,5 @@ def rows_of(compared: NDArray[np.int64], users: NDArray[np.int64], items: NDArra
     >>> rows_of(np.array([2, 5]), np.array([5, 3]), np.array([7, 8]))
     (array([1]), array([7]))
     """
-    row = np.minimum(np.searchsorted(compared, users), len(compared) - 1)
-    present = compared[row] == users
-    return row[present], items[present]
+    present = np.isin(users, compared)
+    return np.searchsorted(compared, users[present]), items[present]

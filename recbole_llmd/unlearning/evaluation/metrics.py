@@ -201,8 +201,7 @@ def column_change(B: Matrix, before: Matrix) -> NDArray[np.float64]:
     array([0., 5.])
     """
     squares = np.zeros(B.shape[1])
-    if not isinstance(B, np.ndarray) and not isinstance(before, np.ndarray):
-        B, before = B.tocsr(), before.tocsr()
+    B, before = (np.asarray(M) if isinstance(M, np.ndarray) else M.tocsr() for M in (B, before))
     for rows in _row_blocks(B.shape):
         squares += (_dense(B[rows] - before[rows]) ** 2).sum(axis=0)
     return np.sqrt(squares)

@@ -50,7 +50,7 @@ ABBREVIATIONS = (
     "the users less that of the other; cold: the first request with loading the checkpoint, warm: a later request, "
     "amortised: the total divided by the requests."
 )
-LEFT_OUT = "The CSV file has the earlier checkpoints and all other figures."
+LEFT_OUT = "The CSV file has the earlier checkpoints and all other figures, the page the gap and the ratios of utility."
 
 Form = Callable[[Any], str]  # how a value is written
 
@@ -113,11 +113,17 @@ def columns(utility: str, form: Callable[[Form], Form] = lambda way: way) -> lis
     ]
 
 
+def _wide(utility: str) -> tuple[str, ...]:
+    """The columns for which a terminal has no room."""
+    return f"ratio_{utility}", f"activity_gap_{utility}"
+
+
 def print_summary(record: EvaluationRecord) -> None:
     """Print one table a model, scenario and size, at the last checkpoint, with the arms as rows."""
     for fit in record.fits:
         print("\n" + textwrap.fill(fit_line(fit), WIDTH))
-    shown = columns(utility_metric(record), mean_only)
+    utility = utility_metric(record)
+    shown = [column for column in columns(utility, mean_only) if column.key not in _wide(utility)]
     for block, entries in _blocks(_last(summary(record.rows))).items():
         print(f"\n{block[0]} · {_heading(entries[0])}")
         print(terminal_table(entries, present(entries, shown)))

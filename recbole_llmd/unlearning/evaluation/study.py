@@ -161,9 +161,10 @@ class Study:
         requested = sum(map(len, scenario.requests[:done]))
         users, items = (ids[:requested] for ids in prepared.measured.forgotten)
         released = (users, items) if phase == "forget" else (users[:0], items[:0])
-        measured = prepared.measured.served(retrained.engine.X)
+        retained = retrained.engine.X
+        measured = prepared.measured.served(retained)
         mask = measured.mask(released)
-        loaders = self._loaders(measured, retrained.engine.X, released, users)
+        loaders = self._loaders(measured, retained, released, users)
         utility = {name: arm_metrics.utility(self.score, arm.model, loaders) for name, arm in arms.items()}
         reference = arm_metrics.ranking(retrained.model, measured.users, mask)
         about = self._about(scenario, done, phase, retrained.engine.name, users)
@@ -174,8 +175,8 @@ class Study:
             served = reference if arm is retrained else arm_metrics.ranking(arm.model, measured.users, mask)
             row = {**about, "arm": name, "method": arm.method}
             row |= _completeness(arm, served, retrained, reference)
-            row |= _remembered(arm, served, prepared._replace(measured=measured), requested, mask, retrained.engine.X)
-            row |= _compared(arm, measured, requested, phase)
+            row |= _remembered(arm, served, measured, scenario, requested, mask, retained)
+            row |= _attacked(arm, measured, prepared.shadows, requested, phase)
             row |= utility[name] | arm_metrics.utility_ratios(utility[name], utility["retrained"])
             row |= arm_metrics.activity_gaps(utility[name])
             row |= _efficiency(arm, retrained, prepared.cold.get(name) if phase == "forget" else None)
@@ -228,28 +229,35 @@ def _completeness(arm: Arm, served: Ranking, retrained: Arm, reference: Ranking)
 def _remembered(
     arm: Arm,
     served: Ranking,
-    prepared: Prepared,
+    measured: EvaluationSet,
+    scenario: Scenario,
     requested: int,
     mask: NDArray[np.bool_],
     retained: sp.csr_matrix,
 ) -> Row:
     """What the arm still shows of the first ``requested`` forgotten pairs."""
-    scenario, measured, shadows = prepared.scenario, prepared.measured, prepared.shadows
     users, items = (ids[:requested] for ids in measured.forgotten)
     engine, forgetting = arm.engine, np.isin(measured.users, users)
     return {
         **arm_metrics.forgotten_recall(served.top, measured.users, (users, items)),
         **arm_metrics.membership_aucs(engine.X, engine.B, measured, requested, retained),
-        **(arm_metrics.shadow_auc(engine.B, measured, shadows, requested) if shadows else {"shadow_auc": None}),
         **arm_metrics.exposures(served.top, mask, forgetting, scenario.sensitive, scenario.targets),
     }
 
 
-def _compared(arm: Arm, measured: EvaluationSet, requested: int, phase: str) -> Row:
-    """What the arm shows to somebody who has its B of before the requests; nothing where they are learned again."""
-    if phase == "learn":
-        return dict.fromkeys(("difference_auc_users", "difference_auc_items"))
-    return arm_metrics.difference_aucs(arm.engine.B, arm.before, measured, requested)
+def _attacked(
+    arm: Arm, measured: EvaluationSet, shadows: tuple[Shadows, Shadows] | None, requested: int, phase: str
+) -> Row:
+    """What the arm shows to somebody who fits shadow models, or has its B of before the requests.
+
+    None of the latter where the requests were learned again, so that B is that of before to rounding.
+    """
+    figures: Row = dict.fromkeys(("shadow_auc", "difference_auc_users", "difference_auc_items"))
+    if shadows:
+        figures |= arm_metrics.shadow_auc(arm.engine.B, measured, shadows, requested)
+    if phase == "forget":
+        figures |= arm_metrics.difference_aucs(arm.engine.B, arm.before, measured, requested)
+    return figures
 
 
 def _efficiency(arm: Arm, retrained: Arm, cold: float | None) -> Row:
