@@ -111,7 +111,7 @@ def test_terminal_summary(capsys):
     expected = ["1.00e-14", "1.0000", "0.2500", "0.7500", "0.6250", "0.5625", "0.8750", utility]
     assert figures == ["corrected", *expected, "600 ms", "100 ms", "100×"]  # nothing is warm here
     assert re.split(r"  +", lines["SISA"])[:3] == ["SISA", "–", "0.7000"]
-    assert list(lines)[-6:] == list(ARMS)
+    assert list(lines)[-len(ARMS) :] == list(ARMS)
     sensitive = printed[printed.index("sensitive ·") :].split("\n\n")[0]
     assert re.search(r"retrained .* 0\.1000 ", sensitive)  # the exposure of the last checkpoint
 
