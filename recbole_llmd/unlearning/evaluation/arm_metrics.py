@@ -111,7 +111,7 @@ def draw_shadows(
 
     Args:
         measured: of the scenario.
-        fit: gives B of an X with half of the users.
+        fit: gives B of an X of fewer users.
         number: of shadow models.
         seed: of their draws.
     """

@@ -21,8 +21,6 @@ from recbole_llmd.unlearning.mapping.correction import Change, gram_rows
 from recbole_llmd.unlearning.receipt import Receipt
 from recbole_llmd.unlearning.request import Request
 
-MODELS = ("EASE",)  # whose B is a function of an inverse
-
 
 def inverse_diagonal(X: sp.csr_matrix, B: NDArray[Any], weight: float) -> NDArray[np.float64]:
     """P_jj = 1 / (G_jj - (G·B)_jj) of G = XᵀX + weight·I, [n_items]; B [n_items, n_items] is the solution of X.

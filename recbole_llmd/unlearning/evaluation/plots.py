@@ -20,7 +20,8 @@ from recbole_llmd.unlearning.evaluation.record import Row
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-STYLES = styles(("corrected", "retrained", "SISA", "X only", "original", "no-op", "one step", "RecEraser-mean"))
+STYLES = styles(("corrected", "retrained", "SISA", "X only", "original", "one step", "RecEraser-mean"))
+STYLES["no-op"] = {**STYLES["original"], "symbol": "triangle-down"}  # there are seven colours, and it is the same model
 DTYPES = {"float32": "solid", "float64": "dot"}
 
 

@@ -39,9 +39,9 @@ COMPLETENESS = (
 )
 ARMS_EXPLAINED = (
     "Arms: original is the model before any request; no-op ignores the requests; X only corrects the interactions and "
-    "not the mapping; one step corrects the mapping to first order (EASE); corrected has both corrected; SISA retrains "
-    "the shard of users that a request touches and averages the shards; RecEraser-mean does so with shards of similar "
-    "users; retrained fits anew after every request."
+    "not the mapping; one step corrects the mapping to first order (where it is made of an inverse); corrected has "
+    "both corrected; SISA retrains the shard of users that a request touches and averages the shards; RecEraser-mean "
+    "does so with shards of similar users; retrained fits anew after every request."
 )
 ABBREVIATIONS = (
     "B dist.: relative Frobenius distance of the mapping matrix; overlap, forget recall, AUC scores: over users who "

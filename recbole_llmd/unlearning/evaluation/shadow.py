@@ -64,33 +64,23 @@ def fit_shadows(
     Args:
         profiles, retained: X before and after the requests, CSR [n_users, n_items].
         pairs: users and items in question; those that never were are added to the profiles they are tried in.
-        fit: gives B of an X.
+        fit: gives B of an X of fewer users, row 0 RecBole's padding; it has to scale penalties to their number.
         number: of shadows, at least 4; of an odd number one more is without each pair.
         rng: numpy.random.Generator.
     """
     users, items = pairs
-    asked = np.unique(users)
+    asked, n_users = np.unique(users), profiles.shape[0]
     added = sp.csr_matrix((np.ones(len(users)), (users, items)), shape=profiles.shape)
     tried = (profiles + added - added.multiply(profiles > 0)).tocsr()
     halves = np.repeat([True, False], [number // 2, number - number // 2])
     with_pairs = np.stack([rng.permutation(halves) for _ in asked], axis=1)
     scores = np.zeros((number, len(users)))
     for shadow in range(number):
-        present = rng.permutation(profiles.shape[0]) < profiles.shape[0] // 2
-        present[asked] = False
+        others = np.setdiff1d(1 + rng.permutation(n_users - 1)[: n_users // 2], asked)
         inside, outside = asked[with_pairs[shadow]], asked[~with_pairs[shadow]]
-        X = sum(_rows_alone(M, rows) for M, rows in ((profiles, present), (tried, inside), (retained, outside)))
-        scores[shadow] = probe_scores(profiles, fit(X.astype(profiles.dtype).tocsr()), users, items)
+        X = sp.vstack([profiles[:1], profiles[others], tried[inside], retained[outside]], format="csr")
+        scores[shadow] = probe_scores(profiles, fit(X.astype(profiles.dtype)), users, items)
     return Shadows(pairs, scores, with_pairs[:, np.searchsorted(asked, users)])
-
-
-def _rows_alone(X: sp.csr_matrix, rows: NDArray[np.bool_] | NDArray[np.int64]) -> sp.csr_matrix:
-    """X with all other rows empty."""
-    kept = np.zeros(X.shape[0], X.dtype)
-    kept[rows] = 1
-    alone = sp.csr_matrix(sp.diags(kept) @ X)
-    alone.eliminate_zeros()
-    return alone
 
 
 def likelihood_ratios(

@@ -24,18 +24,17 @@ from recbole_llmd.unlearning.unlearner import Unlearner
 EMBEDDING = 16  # dimensions in which users are compared
 ITERATIONS = 20  # of the clustering, at most
 
-# What stands beside sums over users and so shrinks with them. SLIMElastic divides by the number of users by itself.
-PENALTIES = {"EASE": ("reg_weight",), "ItemKNN": ("shrink",), "ADMMSLIM": ("lambda1", "lambda2")}
+# The settings that stand beside sums over users and so shrink with them; SLIMElastic's alpha stands beside a mean.
+PENALTIES = ("reg_weight", "shrink", "lambda1", "lambda2")
 
 
-def scaled_penalties(name: str, params: Mapping[str, Any], share: float) -> dict[str, Any]:
-    """The parameters of the model ``name`` for a ``share`` of the users: penalties in proportion to the data.
+def scaled_penalties(params: Mapping[str, Any], share: float) -> dict[str, Any]:
+    """A model's parameters for a ``share`` of the users: those of ``PENALTIES`` in proportion, the others as they are.
 
-    >>> scaled_penalties("EASE", {"reg_weight": 250.0}, 0.2)
-    {'reg_weight': 50.0}
+    >>> scaled_penalties({"reg_weight": 250.0}, 0.2), scaled_penalties({"k": 100, "shrink": None}, 0.2)
+    ({'reg_weight': 50.0}, {'k': 100, 'shrink': None})
     """
-    scaled = {key: params[key] * share for key in PENALTIES.get(name, ()) if params[key] is not None}
-    return {**params, **scaled}
+    return {key: value * share if key in PENALTIES and value is not None else value for key, value in params.items()}
 
 
 def random_shards(X: sp.csr_matrix, number: int, seed: int) -> NDArray[np.int64]:
@@ -172,7 +171,7 @@ class Sharded(Deferred):
         engine = engine_on_copy(self.model, self.engine.config)
         engine.model.interaction_matrix = self.engine.X[np.append(0, np.flatnonzero(self.shard_of == number))]
         engine.model.n_users = engine.model.interaction_matrix.shape[0]
-        engine.params = scaled_penalties(engine.name, engine.params, 1 / self.engine.config["unlearn_shards"])
+        engine.params = scaled_penalties(engine.params, 1 / self.engine.config["unlearn_shards"])
         started = perf_counter()
         receipt = engine.refit()
         return Shard(engine, perf_counter() - started, receipt.peak_bytes)

@@ -17,17 +17,19 @@ from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.model.abstract_recommender import GeneralRecommender
 from tqdm import tqdm
 
-from recbole_llmd.unlearning.evaluation import arm_metrics, metrics, one_step
+from recbole_llmd.unlearning.evaluation import arm_metrics, metrics
 from recbole_llmd.unlearning.evaluation.arm_metrics import Ranking, Score
 from recbole_llmd.unlearning.evaluation.arms import ARMS, MODES, Arm, Retrained, engine_on_copy
 from recbole_llmd.unlearning.evaluation.cold_start import cold_seconds
 from recbole_llmd.unlearning.evaluation.evaluation_set import EvaluationSet, draw_evaluation_set, has_interactions
 from recbole_llmd.unlearning.evaluation.histories import retained_loader
 from recbole_llmd.unlearning.evaluation.metrics import Pairs
+from recbole_llmd.unlearning.evaluation.one_step import OneStep
 from recbole_llmd.unlearning.evaluation.record import Row
 from recbole_llmd.unlearning.evaluation.scenarios import Scenario
 from recbole_llmd.unlearning.evaluation.shadow import Shadows
 from recbole_llmd.unlearning.evaluation.shards import PARTITIONS, Sharded, scaled_penalties
+from recbole_llmd.unlearning.mapping import ease
 from recbole_llmd.unlearning.request import Request
 from recbole_llmd.unlearning.unlearner import Unlearner
 
@@ -119,10 +121,10 @@ class Study:
         measured = draw_evaluation_set(self.eval_data, engine.X, scenario.pairs, scenario.seed)
         shadows, number = None, self.config["unlearn_shadow_models"]
         if number:
-            params = scaled_penalties(engine.name, engine.params, 0.5)
 
             def fit(X: sp.csr_matrix) -> Any:
-                return engine.mapping.fit(X, params)
+                share = X.shape[0] / engine.model.n_users
+                return engine.mapping.fit(X, scaled_penalties(engine.params, share))
 
             shadows = arm_metrics.draw_shadows(measured, fit, number, scenario.seed)
         cold: dict[str, float] = {}
@@ -134,8 +136,8 @@ class Study:
 
     def _arms(self, model: GeneralRecommender, scenario: Scenario) -> dict[str, Arm]:
         arms = [Arm(name, model, self.config, mode) for name, mode in MODES.items()]
-        if arms[0].engine.name in one_step.MODELS:
-            arms.append(one_step.OneStep(model, self.config))
+        if arms[0].engine.mapping is ease:  # whose B is a function of an inverse
+            arms.append(OneStep(model, self.config))
         for name in PARTITIONS:
             if scenario.injected is None and name not in self._sharded:
                 self._sharded[name] = Sharded(name, model, self.config)
