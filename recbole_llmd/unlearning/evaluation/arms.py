@@ -21,6 +21,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from recbole.config import Config
@@ -42,9 +43,9 @@ def clone(model: GeneralRecommender, mapping: MappingModel) -> GeneralRecommende
     return twin
 
 
-def engine_on_copy(model: GeneralRecommender, config: Config, mode: str = "mapping") -> Unlearner:
-    """An engine, of the engine's own defaults, that corrects a copy of the model."""
-    engine = Unlearner(model, config, mode=mode)
+def engine_on_copy(model: GeneralRecommender, config: Config, mode: str = "mapping", **settings: Any) -> Unlearner:
+    """An engine, of the engine's own defaults but for ``settings``, that corrects a copy of the model."""
+    engine = Unlearner(model, config, mode=mode, **settings)
     engine.model = clone(model, engine.mapping)
     return engine
 

@@ -33,8 +33,7 @@ def measure_drift(model: GeneralRecommender, config: Config) -> list[Row]:
 
 def _drift_of(model: GeneralRecommender, config: Config, requests: list[Request], dtype: str) -> list[Row]:
     rows: list[Row] = []
-    engine = engine_on_copy(model, config)
-    engine.hashes = False  # of no use here
+    engine = engine_on_copy(model, config, hashes=False)
     engine.refit(dtype)
     most_exact = list(engine.mapping.TOLERANCE)[-1]
     for done, request in enumerate(requests, 1):
