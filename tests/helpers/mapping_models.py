@@ -6,6 +6,7 @@ import torch
 from recbole.utils import get_trainer
 
 from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
+from recbole_llmd.unlearning.request import Request
 
 MODELS = {
     "EASE": {"reg_weight": 10.0},
@@ -19,6 +20,13 @@ def dense(B):
     if isinstance(B, CorrectedMatrix):
         return B.folded()
     return B.toarray() if sp.issparse(B) else np.asarray(B)
+
+
+def all_of(X, users):
+    """The request to forget everything of these users."""
+    owners, items = X.nonzero()
+    chosen = np.isin(owners, users)
+    return Request("forget", owners[chosen], items[chosen])
 
 
 def retained(dataset, users, items):
