@@ -27,7 +27,7 @@ import numpy as np
 from recbole.config import Config
 from recbole.model.abstract_recommender import GeneralRecommender
 
-from recbole_llmd.unlearning.mapping.correction import MappingMatrix, MappingModel
+from recbole_llmd.unlearning.mapping.correction import MappingMatrix
 from recbole_llmd.unlearning.receipt import Receipt
 from recbole_llmd.unlearning.request import Request
 from recbole_llmd.unlearning.unlearner import Unlearner
@@ -36,17 +36,10 @@ MODES = {"original": "none", "no-op": "none", "X only": "interaction", "correcte
 ARMS = ("original", "no-op", "X only", "one step", "corrected", "SISA", "RecEraser-mean", "retrained")
 
 
-def clone(model: GeneralRecommender, mapping: MappingModel) -> GeneralRecommender:
-    """A copy of a mapping model with a mapping matrix of its own; X is shared until a correction replaces it."""
-    twin = copy.copy(model)
-    setattr(twin, mapping.MATRIX, getattr(model, mapping.MATRIX).copy())
-    return twin
-
-
 def engine_on_copy(model: GeneralRecommender, config: Config, mode: str = "mapping", **settings: Any) -> Unlearner:
     """An engine, of the engine's own defaults but for ``settings``, that corrects a copy of the model."""
     engine = Unlearner(model, config, mode=mode, **settings)
-    engine.model = clone(model, engine.mapping)
+    engine.model = copy.copy(model)  # corrections replace matrices and write in none
     return engine
 
 

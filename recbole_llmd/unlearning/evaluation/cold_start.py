@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
 import tempfile
@@ -18,7 +19,6 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole_llmd.config import plain_config
 from recbole_llmd.errors import CheckpointError
 from recbole_llmd.random_state import isolated_random_state
-from recbole_llmd.unlearning.evaluation.arms import clone
 from recbole_llmd.unlearning.request import Request
 from recbole_llmd.unlearning.unlearner import Unlearner
 
@@ -44,7 +44,7 @@ def cold_seconds(
         dict: empty where the dataset cannot be made again from its files by the seed of its Config.
     """
     engine = Unlearner(model, dataset)
-    engine.model, engine.config = clone(model, engine.mapping), plain_config(config, engine.name)
+    engine.model, engine.config = copy.copy(model), plain_config(config, engine.name)
     seconds = {}
     with tempfile.TemporaryDirectory() as folder, _undisturbed():
         path = Path(folder) / "model.pth"
