@@ -71,7 +71,13 @@ def _execute(options: argparse.Namespace, settings: dict[str, str], command: str
         for option in ("checkpoint", "forget_file"):
             if given[option] is None:
                 raise SettingsError(f"--{option.replace('_', '-')} is missing: it is needed without --evaluate.")
-        unlearn(options.checkpoint, options.forget_file, options.out, strict=not options.skip_missing)
+        unlearn(
+            options.checkpoint,
+            options.forget_file,
+            options.out,
+            strict=not options.skip_missing,
+            receipt_pairs=options.receipt_pairs,
+        )
     elif options.command == "compare":
         named = {key: given[key] for key in ("models", "seeds", "baseline", "experiment", "mask_history", "out")}
         return _compare({**named, "datasets": options.dataset}, config_files, settings, command)
@@ -164,6 +170,11 @@ def _add_unlearn(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     unlearning.add_argument(
         "--skip-missing", action="store_true", help="skip what is not in the training data, instead of refusing it"
+    )
+    unlearning.add_argument(
+        "--receipt-pairs",
+        action="store_true",
+        help="list in the receipt what was forgotten, not a salted digest",
     )
     unlearning.add_argument("--evaluate", action="store_true", help="evaluate instead of correcting a saved model")
     unlearning.add_argument(

@@ -13,7 +13,7 @@ import torch
 from recbole.quick_start import quick_start as recbole_quick_start
 from recbole.utils import set_color
 
-from recbole_llmd.data.identity import KEY, DataIdentity
+from recbole_llmd.data.identity import KEY, NEW_TOKENS, DataIdentity, add_tokens
 from recbole_llmd.errors import CheckpointError
 from recbole_llmd.result_collector import collect_results
 
@@ -54,14 +54,18 @@ def _with_our_results(run: Callable[..., dict[str, Any]]) -> Callable[..., dict[
 
 
 def _with_check_of_the_data(load: Callable[[str], tuple[Any, ...]]) -> Callable[[str], tuple[Any, ...]]:
-    """RecBole's ``load_data_and_model`` that refuses a checkpoint of ours whose users or items have other ids today."""
+    """RecBole's ``load_data_and_model`` that refuses a checkpoint of ours whose users or items have other ids today.
+
+    Its datasets learn the users and items that a model has beyond those of the data files.
+    """
 
     @functools.wraps(load)
     def load_data_and_model(model_file: str) -> tuple[Any, ...]:
         loaded = load(model_file)
         # Named by the user; the tensors, which RecBole has read already, stay in the file.
         in_file = zipfile.is_zipfile(model_file)
-        stored = torch.load(model_file, map_location="cpu", weights_only=False, mmap=in_file).get(KEY)
+        content = torch.load(model_file, map_location="cpu", weights_only=False, mmap=in_file)
+        stored = content.get(KEY)
         if stored is not None:
             then, now = DataIdentity.from_dict(stored), DataIdentity.of(loaded[3].dataset)
             changed = then.mismatch(now)
@@ -72,6 +76,10 @@ def _with_check_of_the_data(load: Callable[[str], tuple[Any, ...]]) -> Callable[
                 )
             if changed:
                 getLogger().warning(f"{model_file}: its data have changed since its training: {changed}.")
+        datasets = [loaded[2], *(loader._dataset for loader in loaded[3:])]
+        for dataset in {id(dataset.field2id_token): dataset for dataset in datasets}.values():  # some share tokens
+            for field, tokens in content.get(NEW_TOKENS, {}).items():
+                add_tokens(dataset, field, tokens)
         return loaded
 
     return load_data_and_model

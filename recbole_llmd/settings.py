@@ -88,8 +88,8 @@ def choice(*values: str) -> Rule:
     return Rule(lambda v: v in values, "one of " + ", ".join(map(repr, values)))
 
 
-def either(word: str, rule: Rule) -> Rule:
-    """This word, or what ``rule`` allows."""
+def either(word: str | int, rule: Rule) -> Rule:
+    """This word or number, or what ``rule`` allows."""
     return Rule(lambda v: v == word or rule.test(v), f"{word!r} or {rule.text}")
 
 
@@ -203,6 +203,7 @@ UNLEARNING_RULES: dict[str, Rule] = {
     "unlearn_forget_file": optional(non_empty_string),
     "unlearn_relearn": boolean,
     "unlearn_shards": integer(1),
+    "unlearn_shadow_models": either(0, integer(4)),
     "unlearn_drift_requests": integer(0),
     "unlearn_dir": non_empty_string,
 }

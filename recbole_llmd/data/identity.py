@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
 
 KEY = "data_identity"  # in checkpoints
+NEW_TOKENS = "new_tokens"  # in checkpoints: tokens by field that the data files do not have
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,20 @@ class DataIdentity:
 
 def add_tokens(dataset: Dataset, field: str, tokens: Sequence[str]) -> None:
     """Let ``dataset`` know ``tokens`` that its files do not have, as the next internal ids of ``field``."""
-    first, names = len(dataset.field2id_token[field]), dataset.field2id_token
-    dataset.counts_in_files = {**getattr(dataset, "counts_in_files", {}), field: _count_in_files(dataset, field)}
-    dataset.field2token_id[field].update({token: first + i for i, token in enumerate(tokens)})
-    names[field] = np.append(names[field], tokens) if len(tokens) else names[field]
+    for target, entries in added_tokens(dataset, {field: tokens}):
+        target.update(entries)
+
+
+def added_tokens(dataset: Dataset, tokens: Mapping[str, Sequence[str]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """What :func:`add_tokens` does for several fields: dictionaries, and what each is to be updated with."""
+    names = dataset.field2id_token
+    counts = {**getattr(dataset, "counts_in_files", {}), **{name: _count_in_files(dataset, name) for name in tokens}}
+    updates: list[tuple[dict[str, Any], dict[str, Any]]] = [(vars(dataset), {"counts_in_files": counts})]
+    for name, added in tokens.items():
+        first = len(names[name])
+        updates.append((dataset.field2token_id[name], {token: first + i for i, token in enumerate(added)}))
+        updates.append((names, {name: np.append(names[name], added) if len(added) else names[name]}))
+    return updates
 
 
 def _count_in_files(dataset: Dataset, field: str) -> int:

@@ -22,7 +22,6 @@ from recbole_llmd.result_collector import add_result
 from recbole_llmd.trainer.checkpoint_file import save_renamed
 from recbole_llmd.unlearning import Unlearner
 from recbole_llmd.unlearning.evaluation import report
-from recbole_llmd.unlearning.evaluation.arms import clone
 from recbole_llmd.unlearning.evaluation.evaluate import evaluate_unlearning, refit_to_optimum
 from recbole_llmd.unlearning.evaluation.histories import retained_loader
 from recbole_llmd.unlearning.evaluation.record import EvaluationRecord, Row
@@ -67,7 +66,7 @@ class IMCorrectTrainer(TraditionalTrainer):
         self.identity = DataIdentity.of(train_data.dataset)
         self.fitting = refit_to_optimum(self.model, self.config, self.model.fit_seconds)
         engine = Unlearner(self.model, self.config, hashes=False)
-        self.trained = clone(self.model, engine.mapping)
+        self.trained = copy.copy(self.model)
         drawn = self._drawn(train_data, valid_data)
         inject(Unlearner(self.model, self.config, mode="retrain", hashes=False), drawn[0])
         engine = Unlearner(self.model, self.config, hashes=False)

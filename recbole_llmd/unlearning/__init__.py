@@ -4,7 +4,8 @@ engine = Unlearner(model, dataset)                 # RecBole's trained EASE, Ite
 receipt = engine.forget(["u3", "u3"], ["i7", "i9"])  # the model is corrected in place
 """
 
-from recbole_llmd.unlearning.receipt import Receipt, fingerprint
+from recbole_llmd.unlearning.model_hash import fingerprint
+from recbole_llmd.unlearning.receipt import Receipt
 from recbole_llmd.unlearning.request import Request
 from recbole_llmd.unlearning.unlearner import Unlearner
 

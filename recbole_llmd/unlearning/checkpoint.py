@@ -15,7 +15,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
 from recbole_llmd.atomic_write import atomic_write
-from recbole_llmd.data.identity import KEY, DataIdentity, add_tokens
+from recbole_llmd.data.identity import KEY, NEW_TOKENS, DataIdentity, add_tokens
 from recbole_llmd.errors import CheckpointError
 from recbole_llmd.registry import mapping_module
 from recbole_llmd.unlearning.mapping.correction import MappingModel
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from recbole.model.abstract_recommender import GeneralRecommender
 
     from recbole_llmd.unlearning.unlearner import Unlearner
+
+
+REMEMBERED = "remembered"  # in checkpoints
 
 
 class _Loaded(NamedTuple):
@@ -89,7 +92,7 @@ def load(path: str | PathLike[str]) -> _Loaded:
         model.interaction_matrix = X
     model.load_state_dict(content["state_dict"])
     model.load_other_parameter(stored)
-    for field, tokens in content.get("new_tokens", {}).items():
+    for field, tokens in content.get(NEW_TOKENS, {}).items():
         add_tokens(dataset, field, tokens)
     return _Loaded(model.to(config["device"]), dataset, content)
 
@@ -97,8 +100,10 @@ def load(path: str | PathLike[str]) -> _Loaded:
 def save(path: str | PathLike[str], engine: Unlearner) -> None:
     """Write the engine's model to ``path``, whole or not at all.
 
-    Beside what RecBole reads, the file names the users and items that the model grew by, and the data it belongs to.
+    Beside what RecBole reads, the file names the users and items that the model grew by, the data it belongs to, and
+    what the first request on a model computes.
     """
+    engine.fold()
     content = {
         "epoch": 0,
         "cur_step": 0,
@@ -108,8 +113,9 @@ def save(path: str | PathLike[str], engine: Unlearner) -> None:
         "config": engine.config,
         "state_dict": engine.model.state_dict(),
         "other_parameter": engine.model.other_parameter(),
-        "new_tokens": engine.new_tokens,
+        NEW_TOKENS: engine.new_tokens,
         KEY: engine.identity.as_dict() if engine.identity else None,
+        REMEMBERED: engine.remembered(),
     }
     with atomic_write(path) as temporary:
         torch.save(content, temporary, pickle_protocol=4)

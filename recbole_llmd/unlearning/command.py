@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from os import PathLike
 
 from recbole_llmd.atomic_write import atomic_write, refuse_unwritable
@@ -13,7 +14,12 @@ from recbole_llmd.unlearning.unlearner import Unlearner
 
 
 def unlearn(
-    checkpoint: str | PathLike[str], forget_file: str | PathLike[str], out: str | PathLike[str], *, strict: bool = True
+    checkpoint: str | PathLike[str],
+    forget_file: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    strict: bool = True,
+    receipt_pairs: bool = False,
 ) -> Receipt:
     """Correct the model of a checkpoint, and write it and its receipt; both or neither.
 
@@ -23,9 +29,10 @@ def unlearn(
         out: the file of the corrected checkpoint, which RecBole loads; a file that is there is replaced. The receipt
             goes to ``<out>.receipt.json``.
         strict: refuse interactions that are not in the model's training data, instead of skipping them.
+        receipt_pairs: write what was forgotten into the receipt, which is then personal data; else a salted digest.
 
     Returns:
-        What was done.
+        What was done; ``hash_after`` is the fingerprint of the model written.
 
     Raises:
         OutputError: if ``out`` is no place for a file; nothing is read or written then.
@@ -36,14 +43,15 @@ def unlearn(
         refuse_unwritable(path, "out")
         if os.path.exists(path) and os.path.exists(forget_file) and os.path.samefile(path, forget_file):
             raise OutputError(f"out = {str(out)!r}: would replace the forget file. Give the model another name.")
-    engine = Unlearner.from_checkpoint(checkpoint)
+    engine = Unlearner.from_checkpoint(checkpoint, keep_pairs=receipt_pairs)
     users, items = read_forget_file(forget_file, engine.config)
     receipt = engine.forget_users(users, strict=strict) if items is None else engine.forget(users, items, strict=strict)
+    receipt = replace(receipt, hash_after=engine.fingerprint())
     with atomic_write(receipt_file) as temporary:  # complete before the model is written, there once it is
         temporary.write_text(receipt.json() + "\n")
         engine.save(out)
     print(
-        f"{receipt.model} forgot {len(receipt.users)} interactions ({receipt.skipped} skipped) by {receipt.method} in "
-        f"{receipt.seconds:.3f} s; written to {out}"
+        f"{receipt.model} forgot {receipt.interactions} interactions ({receipt.skipped} skipped) by {receipt.method} "
+        f"in {receipt.seconds:.3f} s; written to {out}"
     )
     return receipt

@@ -93,6 +93,12 @@ class Identifiers:
                 f"yet, and have a pair in the request; their internal ids begin at {self.count}."
             )
 
+    def token(self, internal_id: int) -> str:
+        """The token of one of them; the internal id as text where tokens are unknown."""
+        if self.dataset is None:
+            return str(internal_id)
+        return str(self.dataset.field2id_token[self.field][internal_id])
+
     def name(self, internal_id: int) -> str:
         """How messages call one of them: by its token where tokens are known."""
         if self.dataset is None:

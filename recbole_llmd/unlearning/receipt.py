@@ -7,13 +7,38 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
+from typing import NamedTuple
 
-import numpy as np
-import scipy.sparse as sp
-
-from recbole_llmd.unlearning.mapping.correction import Change, Correction, MappingMatrix
+from recbole_llmd.unlearning.mapping.correction import Change, Correction
 from recbole_llmd.unlearning.request import Request
+
+
+class Pairs(NamedTuple):
+    """Interactions removed or added: internal ids, and their entries of X.
+
+    >>> Pairs([2], [1], [1.0]).values
+    [1.0]
+    """
+
+    users: list[int]
+    items: list[int]
+    values: list[float]
+
+
+def digest_of(users: Sequence[str], items: Sequence[str], values: Sequence[float], salt: str) -> str:
+    """SHA-256 over a salt and pairs, in whatever order they come.
+
+    Args:
+        users, items: what names them, by pair.
+        values: their entries of X.
+        salt: any text.
+
+    >>> one, other = (digest_of(order, order, [1.0, 1.0], "salt") for order in (["a", "b"], ["b", "a"]))
+    >>> one == other, one == digest_of(["a", "b"], ["a", "b"], [1.0, 1.0], "pepper")
+    (True, False)
+    """
+    lines = sorted(json.dumps(pair) for pair in zip(users, items, values))
+    return hashlib.sha256(json.dumps([salt, lines]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -23,8 +48,12 @@ class Receipt:
     Attributes:
         request: ``"forget"``, ``"learn"`` or ``"refit"``.
         model, mode: the mapping model and the mode of the engine.
-        users, items, values: the interactions removed or added (in the mode "none": asked for): internal ids, and
-            their entries of X.
+        users, interactions: how many were concerned, and how many pairs were removed or added (in the mode "none":
+            asked for).
+        digest, salt: SHA-256 over the salt and the pairs (:func:`digest_of`), which proves to who has them what the
+            request was about, and tells nothing to who has not; the salt is None if it was given to the engine, as a
+            secret.
+        pairs: the pairs themselves, only if the engine was asked to keep them: this is personal data.
         skipped: pairs of the request that were not in X (forget) or already there (learn); only with ``strict=False``.
         new_users, new_items: how many the model grew by (in the mode "none": was to grow by).
         method: what was done to B, such as ``"low-rank update"`` or ``"refit"``.
@@ -34,18 +63,21 @@ class Receipt:
         seconds: the correction alone, from the request to the corrected model, without the two hashes.
         hash_seconds: both hashes.
         peak_bytes: memory above what the process held before the correction; None where the system does not tell.
-        hash_before, hash_after: SHA-256 of the model's X and B (:func:`fingerprint`); None if the engine does not hash.
+        hash_before, hash_after: of the model (:class:`~recbole_llmd.unlearning.model_hash.ModelHash`); None if the
+            engine does not hash.
 
-    >>> Receipt(request="forget", model="EASE", mode="mapping", users=[2], items=[1], values=[1.0]).skipped
+    >>> Receipt(request="forget", model="EASE", mode="mapping", users=1, interactions=3).skipped
     0
     """
 
     request: str
     model: str
     mode: str
-    users: list[int]
-    items: list[int]
-    values: list[float]
+    users: int
+    interactions: int
+    digest: str | None = None
+    salt: str | None = None
+    pairs: Pairs | None = None
     skipped: int = 0
     new_users: int = 0
     new_items: int = 0
@@ -62,15 +94,13 @@ class Receipt:
 
     @classmethod
     def of(cls, request: Request | None, change: Change, correction: Correction, *, model: str, mode: str) -> Receipt:
-        """What a correction did for a request (None for a refit); what it took is not in it yet."""
-        users, items, values = change.pairs
+        """What a correction did for a request (None for a refit); what names or costs something is not in it yet."""
         return cls(
             request="refit" if request is None else request.kind,
             model=model,
             mode=mode,
-            users=users,
-            items=items,
-            values=values,
+            users=len(change.users),
+            interactions=change.delta.nnz,
             new_users=0 if request is None else len(request.new_users),
             new_items=0 if request is None else len(request.new_items),
             method=correction.method,
@@ -83,40 +113,3 @@ class Receipt:
     def json(self) -> str:
         """The receipt as JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=1)
-
-
-def fingerprint(X: sp.spmatrix, B: MappingMatrix) -> str:
-    """SHA-256 over shape, type and bytes of X (CSR) and B (dense or sparse); equal models have equal fingerprints."""
-    digest = hashlib.sha256()
-    for matrix in (X, B):
-        if sp.issparse(matrix):
-            matrix = matrix.tocsr()
-            matrix.sort_indices()
-            arrays = [matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data]
-        else:
-            arrays = [np.ascontiguousarray(matrix)]
-        digest.update(repr((matrix.shape, str(matrix.dtype))).encode())
-        for array in arrays:
-            digest.update(array.data)
-    return digest.hexdigest()
-
-
-class TimedFingerprint:
-    """:func:`fingerprint` that adds up the ``seconds`` it takes; None at no time if it is switched off.
-
-    >>> hashed = TimedFingerprint(switched_on=False)
-    >>> hashed(sp.eye(2), sp.eye(2)) is None, hashed.seconds
-    (True, 0.0)
-    """
-
-    def __init__(self, switched_on: bool) -> None:
-        self.switched_on, self.seconds = switched_on, 0.0
-
-    def __call__(self, X: sp.spmatrix, B: MappingMatrix) -> str | None:
-        """The fingerprint of X and B, or None."""
-        if not self.switched_on:
-            return None
-        before = perf_counter()
-        text = fingerprint(X, B)
-        self.seconds += perf_counter() - before
-        return text

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from recbole_llmd.errors import RequestError
 from recbole_llmd.unlearning.mapping.correction import Change
+from recbole_llmd.unlearning.mapping.sparse_rows import with_rows
 
 KINDS = ("forget", "learn")
 LARGEST_COUNT = 2**24  # up to which float32, the type of RecBole's X, has every whole number
@@ -21,7 +22,7 @@ class Request:
 
     Attributes:
         kind: ``"forget"`` or ``"learn"``.
-        users, items: internal ids, int64 ``[n]``. Repeated pairs count once.
+        users, items: internal ids, int64 ``[n]``. Repeated pairs count once; with values, these must agree.
         values: the entries of X to learn (how often a pair occurs), float64 ``[n]``; None for 1. Nothing to forget has
             any: a pair is forgotten whole.
         new_users, new_items: the tokens of users and items that the model grows by, in the order of their ids.
@@ -49,6 +50,8 @@ class Request:
         if self.kind not in KINDS:
             raise RequestError(f"kind = {self.kind!r}: expected one of " + ", ".join(map(repr, KINDS)) + ".")
         users, items = _internal_ids("users", self.users), _internal_ids("items", self.items)
+        if not isinstance(self.strict, bool):
+            raise RequestError(f"strict = {self.strict!r}: expected True or False.")
         if len(users) != len(items):
             raise RequestError(
                 f"{len(users)} users and {len(items)} items: pairs need as many of one as the other. "
@@ -75,9 +78,17 @@ class Request:
         return replace(self, users=self.users[chosen], items=self.items[chosen], values=values)
 
     def distinct(self) -> Request:
-        """The request with each pair once (its first value counts), ordered by user and item."""
+        """The request with each pair once, ordered by user and item."""
         pairs = self.users * (self.items.max(initial=0) + 1) + self.items
-        return self.subset(np.unique(pairs, return_index=True)[1])
+        _, first, number = np.unique(pairs, return_index=True, return_inverse=True)
+        if self.values is not None:
+            differs = np.flatnonzero(self.values[first][number] != self.values)
+            if len(differs):
+                raise RequestError(
+                    f"values = {self.values[first][number][differs[0]]:g} and {self.values[differs[0]]:g} for the same "
+                    "pair of a user and an item: a pair has one entry of X, how often it occurs. Give the pair once."
+                )
+        return self.subset(first)
 
     def grown(self, X: sp.csr_matrix) -> sp.csr_matrix:
         """X with empty rows and columns for the new users and items."""
@@ -98,12 +109,12 @@ class Request:
             values = -_entries(X, self.users, self.items)
         else:
             values = np.ones(len(self)) if self.values is None else self.values
-        delta = sp.csr_matrix((values.astype(X.dtype), (self.users, self.items)), shape=X.shape)
-        after = (X + delta).tocsr()
+        users, row = np.unique(self.users, return_inverse=True)
+        delta = sp.csr_matrix((values.astype(X.dtype), (row, self.items)), shape=(len(users), X.shape[1]))
+        after = (X[users] + delta).tocsr()
         after.eliminate_zeros()
-        after.has_canonical_format = True
-        users = np.unique(self.users)
-        return Change(X=after, users=users, items=np.unique(self.items), delta=delta[users])
+        after.sort_indices()
+        return Change(X=with_rows(X, users, after), users=users, items=np.unique(self.items), delta=delta)
 
 
 def pairs_of(X: sp.csr_matrix, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from numbers import Real
@@ -15,13 +16,14 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from recbole.config import Config
 
 from recbole_llmd import registry
-from recbole_llmd.data.identity import DataIdentity, add_tokens
+from recbole_llmd.data.identity import DataIdentity
 from recbole_llmd.errors import DataError, MappingMismatch, RequestError, SettingsError
 from recbole_llmd.process_memory import PeakMemory
 from recbole_llmd.unlearning import checkpoint
 from recbole_llmd.unlearning.identifiers import Identifiers
-from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, MappingMatrix, padded
-from recbole_llmd.unlearning.receipt import Receipt, TimedFingerprint
+from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, padded
+from recbole_llmd.unlearning.published_model import PublishedModel
+from recbole_llmd.unlearning.receipt import Pairs, Receipt, digest_of
 from recbole_llmd.unlearning.request import Request, pairs_of
 
 if TYPE_CHECKING:
@@ -31,12 +33,13 @@ if TYPE_CHECKING:
 MODES = ("none", "interaction", "mapping", "retrain")
 
 
-class Unlearner:
+class Unlearner(PublishedModel):
     """Lets a trained RecBole mapping model forget and learn interactions, in place.
 
     RecBole's ``predict``, ``full_sort_predict``, ``trainer.evaluate(..., load_best_model=False)``, saving and loading
     work on the corrected model as before. Users and items are named by their tokens, or by RecBole's internal ids where
-    ``ids="internal"`` says so. A request that fails leaves the model as it was.
+    ``ids="internal"`` says so. A request that fails or is interrupted leaves the model as it was; a request changes
+    nothing that a :meth:`snapshot` reads. Requests of several threads wait for one another.
 
     >>> class EASE:  # what is read of RecBole's model: two users and three items (0 is RecBole's padding)
     ...     USER_ID, ITEM_ID, n_users, n_items = "user_id", "item_id", 3, 4
@@ -47,12 +50,12 @@ class Unlearner:
     >>> engine.refit().method
     'refit'
     >>> receipt = engine.forget(2, 3, ids="internal")
-    >>> receipt.users, receipt.items, receipt.values
-    ([2], [3], [1.0])
+    >>> receipt.users, receipt.interactions, receipt.residual < receipt.tolerance
+    (1, 1, True)
     >>> bool(model.item_similarity[:, 3].any()), int(model.interaction_matrix.nnz)
     (False, 3)
-    >>> engine.learn(receipt.users, receipt.items, receipt.values, ids="internal").values
-    [1.0]
+    >>> engine.learn(2, 3, ids="internal").interactions
+    1
     >>> engine.forget(2, 2, ids="internal")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
@@ -65,10 +68,12 @@ class Unlearner:
             ``"retrain"`` corrects X and fits B from scratch.
         tolerance: residual allowed (the mapping module's ``TOLERANCE`` for the dtype of B if None).
         hashes: whether receipts hold the model's hash before and after.
+        keep_pairs: whether receipts hold the pairs that were forgotten or learned: personal data.
+        salt: of the receipts' digests of the pairs, a secret text; if None, each has one of its own.
 
     Raises:
         ModelError: if the model is no mapping model.
-        SettingsError: if the mode is unknown, the tolerance is no number above 0, or the model was trained with a
+        SettingsError: if the mode is unknown, another argument is of the wrong kind, or the model was trained with a
             setting that is not in ``source`` or cannot be corrected.
         DataError: if the dataset has other numbers of users or items than the model.
     """
@@ -80,22 +85,29 @@ class Unlearner:
         mode: str = "mapping",
         tolerance: float | None = None,
         hashes: bool = True,
+        keep_pairs: bool = False,
+        salt: str | None = None,
     ) -> None:
         if mode not in MODES:
             raise SettingsError(f"mode = {mode!r}: expected one of " + ", ".join(map(repr, MODES)) + ".")
-        self.model, self.mode, self.tolerance, self.hashes = model, mode, tolerance, hashes
+        for key, value, kinds, rule in (
+            ("hashes", hashes, bool, "True or False"),
+            ("keep_pairs", keep_pairs, bool, "True or False"),
+            ("salt", salt, (str, type(None)), "a text, or None"),
+        ):
+            if not isinstance(value, kinds):
+                raise SettingsError(f"{key} = {value!r}: expected {rule}.")
+        self.mode, self.tolerance, self.keep_pairs, self.salt = mode, tolerance, keep_pairs, salt
         self.name = type(model).__name__
-        self.mapping = registry.mapping_module(self.name)
+        dataset = source if hasattr(source, "inter_matrix") else None
+        super().__init__(model, registry.mapping_module(self.name), dataset, hashes)
         if tolerance is not None and not (isinstance(tolerance, Real) and tolerance > 0):
             raise SettingsError(f"tolerance = {tolerance!r}: must be a number above 0, or None.")
-        self.dataset = source if hasattr(source, "inter_matrix") else None
-        self.config = source if self.dataset is None else source.config
+        self.config = source if dataset is None else source.config
         self.params = self._parameters()
         self._check_counts()
         self.identity = DataIdentity.of(self.dataset) if self.dataset is not None else None
         self.checkpoint: dict[str, Any] | None = None
-        self._cache: Any = {}
-        self._cached_for: tuple[object, object] = (None, None)
 
     @classmethod
     def from_checkpoint(cls, path: str | PathLike[str], **settings: Any) -> Unlearner:
@@ -113,6 +125,8 @@ class Unlearner:
         loaded = checkpoint.load(path)
         engine = cls(loaded.model, loaded.dataset, **settings)
         engine.checkpoint = loaded.content
+        if checkpoint.REMEMBERED in loaded.content:
+            engine.remember(loaded.content[checkpoint.REMEMBERED])
         return engine
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -122,40 +136,6 @@ class Unlearner:
         refused by :meth:`from_checkpoint`.
         """
         checkpoint.save(path, self)
-
-    @property
-    def X(self) -> sp.csr_matrix:
-        """The model's interactions, CSR [n_users, n_items] with sorted indices."""
-        X = self.model.interaction_matrix
-        if not sp.issparse(X) or X.format != "csr" or not X.has_canonical_format:
-            X = sp.csr_matrix(X)
-            X.sum_duplicates()
-        return X
-
-    @property
-    def B(self) -> MappingMatrix:
-        """The model's mapping matrix [n_items, n_items]."""
-        return getattr(self.model, self.mapping.MATRIX)
-
-    @property
-    def user_ids(self) -> Identifiers:
-        """The model's users, by what names them; as many as the model has now, whoever made it grow."""
-        return Identifiers("user", self.model.n_users, self.dataset, self.model.USER_ID)
-
-    @property
-    def item_ids(self) -> Identifiers:
-        """The model's items, by what names them."""
-        return Identifiers("item", self.model.n_items, self.dataset, self.model.ITEM_ID)
-
-    @property
-    def new_tokens(self) -> dict[str, list[str]]:
-        """The tokens that the model has beyond those of the data files, by field, in the order of their ids."""
-        if self.dataset is None or self.identity is None:
-            return {}
-        return {
-            ids.field: list(map(str, self.dataset.field2id_token[ids.field][in_files : ids.count]))
-            for ids, in_files in ((self.user_ids, len(self.identity.users)), (self.item_ids, len(self.identity.items)))
-        }
 
     def _parameters(self) -> dict[str, Any]:
         """The model's parameters, by RecBole's keys."""
@@ -259,9 +239,11 @@ class Unlearner:
             RequestError: if an id is unknown or of another type, a pair is already in X, or values do not fit.
         """
         started = perf_counter()
+        if not isinstance(grow, bool):
+            raise RequestError(f"grow = {grow!r}: expected True or False.")
         user_ids, new_users = self.user_ids.to_internal(users, ids, grow)
         item_ids, new_items = self.item_ids.to_internal(items, ids, grow)
-        weights = None if values is None else np.asarray(values)
+        weights: Any = values  # checked by the request
         return self._answered(Request("learn", user_ids, item_ids, weights, new_users, new_items, strict), started)
 
     def _answered(self, request: Request, started: float, skipped: int = 0) -> Receipt:
@@ -275,6 +257,8 @@ class Unlearner:
         identifiers: Identifiers, leaving: NDArray[np.int64], owners: NDArray[np.int64], strict: bool
     ) -> int:
         """How many of ``leaving`` have no pair among those of ``owners``; with ``strict`` there must be none."""
+        if not isinstance(strict, bool):
+            raise RequestError(f"strict = {strict!r}: expected True or False.")
         without = np.setdiff1d(leaving, owners)
         if strict and len(without):
             raise RequestError(
@@ -294,29 +278,32 @@ class Unlearner:
             UnsolvedError: if the corrected B does not solve its equations to the tolerance.
         """
         started = perf_counter()
-        for identifiers, internal_ids, new in (
-            (self.user_ids, request.users, request.new_users),
-            (self.item_ids, request.items, request.new_items),
-        ):
-            identifiers.check(internal_ids, new)
-        X = request.grown(self.X)
-        pairs = request.distinct()
-        applies = pairs.applies_to(X)
-        if request.strict and not applies.all():
-            raise self._not_applicable(pairs.subset(~applies), len(pairs))
-        change = pairs.subset(applies).change(X)
-        receipt = self._carried_out(request, change, lambda: self._correct(X, change), started)
+        with self._writing:
+            for identifiers, internal_ids, new in (
+                (self.user_ids, request.users, request.new_users),
+                (self.item_ids, request.items, request.new_items),
+            ):
+                identifiers.check(internal_ids, new)
+            X = request.grown(self.X)
+            pairs = request.distinct()
+            applies = pairs.applies_to(X)
+            if request.strict and not applies.all():
+                raise self._not_applicable(pairs.subset(~applies), len(pairs))
+            change = pairs.subset(applies).change(X)
+            receipt = self._carried_out(request, change, lambda: self._correct(X, change), started)
         return replace(receipt, skipped=int((~applies).sum()))
 
     def refit(self, dtype: DTypeLike | None = None) -> Receipt:
-        """Fit B on the present X from scratch, as RecBole defines the model, in place.
+        """Fit B on the present X from scratch, as RecBole defines the model.
 
         For a model without the choices that RecBole leaves open: ItemKNN's ties, the iterations at which SLIMElastic
         and ADMMSLIM stop, float32 (``dtype="float64"``).
         """
-        started, X = perf_counter(), self.X
-        target = np.dtype(self.B.dtype if dtype is None else dtype)
-        return self._carried_out(None, Change.none(X), lambda: self._fitted(X, target, "refit"), started)
+        started = perf_counter()
+        with self._writing:
+            X = self.X
+            target = np.dtype(self._matrix.dtype if dtype is None else dtype)
+            return self._carried_out(None, Change.none(X), lambda: self._fitted(X, target, "refit"), started)
 
     def _not_applicable(self, pairs: Request, asked: int) -> RequestError:
         problem = "to forget are not in X" if pairs.kind == "forget" else "to learn are already in X"
@@ -328,18 +315,17 @@ class Unlearner:
 
     def _correct(self, X: sp.csr_matrix, change: Change) -> Correction:
         """B for ``change`` of X [already grown], according to the mode."""
+        B = self._matrix
         if not len(change.users):
-            return Correction(self.B, "nothing to correct")
-        B = padded(self.B, X.shape[1] - self.B.shape[0])
+            return Correction(B, "nothing to correct")
+        cache = self._known(self.X)
+        B = padded(B, X.shape[1] - B.shape[0])
         if self.mode == "none":
             return Correction(B, "none")
         if self.mode == "interaction":
             return Correction(B, "X alone")
         if self.mode == "retrain":
             return self._fitted(change.X, B.dtype, "retrain")
-        known = self._cached_for[0] is self.model.interaction_matrix and self._cached_for[1] is self.B
-        # Empty at the first request and where someone loaded other weights; and again if this correction fails.
-        cache, self._cache = self._cache if known else {}, {}
         tolerance = self.mapping.TOLERANCE[str(B.dtype)] if self.tolerance is None else self.tolerance
         try:
             return self.mapping.correct(FittedMapping(X, B, self.params, cache), change, tolerance)
@@ -356,38 +342,34 @@ class Unlearner:
         self, request: Request | None, change: Change, correct: Callable[[], Correction], started: float
     ) -> Receipt:
         """Run a correction for ``change`` (a refit if there is no request), set its result, and write its receipt."""
-        hashed = TimedFingerprint(self.hashes)
-        hash_before = hashed(self.X, self.B)
+        self._hash.seconds = 0.0
+        hash_before = self._hash.of(self.X, self._matrix) if self.hashes else None
         with PeakMemory() as memory:
             correction = correct()
             derived = self.mapping.derived(change.X, correction.B)
-        if request is None or (len(change.users) and self.mode != "none"):
-            self._commit(change.X, correction, derived, request)
-        seconds = perf_counter() - started - hashed.seconds
-        hash_after = hashed(self.X, self.B)
+        changes = request is None or bool(len(change.users) and self.mode != "none")
+        if changes:
+            self._publish(change.X, correction, derived, request)
+        seconds = perf_counter() - started - self._hash.seconds
+        hash_after = self._hash.after(change, correction.B) if self.hashes and changes else hash_before
         return replace(
             Receipt.of(request, change, correction, model=self.name, mode=self.mode),
             seconds=seconds,
-            hash_seconds=hashed.seconds,
+            hash_seconds=self._hash.seconds,
             peak_bytes=memory.bytes,
             hash_before=hash_before,
             hash_after=hash_after,
+            **self._named(change),
         )
 
-    def _commit(
-        self, X: sp.csr_matrix, correction: Correction, derived: dict[str, Any], request: Request | None
-    ) -> None:
-        """The only place that changes the model's attributes: plain assignments, nothing that can fail."""
-        model = self.model
-        attributes = {"interaction_matrix": X, self.mapping.MATRIX: correction.B, **derived}
-        for name, value in attributes.items():
-            setattr(model, name, value)
-        if request is not None and (request.new_users or request.new_items):
-            if self.dataset is not None:
-                add_tokens(self.dataset, model.USER_ID, request.new_users)
-                add_tokens(self.dataset, model.ITEM_ID, request.new_items)
-            model.n_users, model.n_items = X.shape
-            attributes.update(n_users=model.n_users, n_items=model.n_items)
-        # What RecBole's checkpoints hold; its ItemKNN leaves out X, its ADMMSLIM everything.
-        model.other_parameter_name = list(dict.fromkeys([*getattr(model, "other_parameter_name", ()), *attributes]))
-        self._cache, self._cached_for = correction.cache, (X, correction.B)
+    def _named(self, change: Change) -> dict[str, Any]:
+        """What a receipt says of the pairs: their salted digest, and the pairs only if they are to be kept."""
+        pairs = Pairs(*change.pairs)
+        salt = secrets.token_hex(16) if self.salt is None else self.salt
+        users, items = self.user_ids, self.item_ids
+        named = [users.token(number) for number in pairs.users], [items.token(number) for number in pairs.items]
+        return {
+            "digest": digest_of(*named, pairs.values, salt),
+            "salt": salt if self.salt is None else None,
+            "pairs": pairs if self.keep_pairs else None,
+        }

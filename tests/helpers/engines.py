@@ -10,7 +10,7 @@ from tests.helpers.mapping_models import dense
 
 def engine_of(trained, name, **settings):
     _, loaders, model = trained(name)
-    return Unlearner(model, loaders[0].dataset, **settings)
+    return Unlearner(model, loaders[0].dataset, **{"keep_pairs": True, **settings})
 
 
 def snapshot(engine):

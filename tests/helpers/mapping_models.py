@@ -5,6 +5,9 @@ import scipy.sparse as sp
 import torch
 from recbole.utils import get_trainer
 
+from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
+from recbole_llmd.unlearning.request import Request
+
 MODELS = {
     "EASE": {"reg_weight": 10.0},
     "ItemKNN": {"k": 8},
@@ -14,7 +17,16 @@ MODELS = {
 
 
 def dense(B):
+    if isinstance(B, CorrectedMatrix):
+        return B.folded()
     return B.toarray() if sp.issparse(B) else np.asarray(B)
+
+
+def all_of(X, users):
+    """The request to forget everything of these users."""
+    owners, items = X.nonzero()
+    chosen = np.isin(owners, users)
+    return Request("forget", owners[chosen], items[chosen])
 
 
 def retained(dataset, users, items):

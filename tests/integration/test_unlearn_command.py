@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_model
@@ -11,6 +12,7 @@ from recbole.utils import get_model
 from recbole_llmd.cli import main
 from recbole_llmd.unlearning import Unlearner, fingerprint
 from recbole_llmd.unlearning.command import unlearn
+from recbole_llmd.unlearning.receipt import digest_of
 from tests.conftest import REPO
 from tests.helpers.mapping_models import MODELS, evaluate, retained
 
@@ -63,7 +65,12 @@ def test_the_corrected_file_gives_the_retrained_metrics(saved, workdir, name, wh
     assert main(["unlearn", f"--checkpoint={path}", "--forget-file=tiny.forget", "--out=new/corrected.pth"]) == 0
 
     receipt = json.loads((workdir / "new" / "corrected.pth.receipt.json").read_text())
-    assert sorted(zip(receipt["users"], receipt["items"])) == sorted(pairs) and receipt["skipped"] == 0
+    named = _tokens(dataset, users, items)
+    counts = np.asarray(dataset.inter_matrix("csr")[users, items]).ravel().tolist()
+    assert receipt["digest"] == digest_of(*zip(*named), counts, receipt["salt"])
+    assert (receipt["interactions"], receipt["skipped"], receipt["pairs"]) == (len(pairs), 0, None)
+    for token in {text for pair in named for text in pair}:
+        assert f'"{token}"' not in json.dumps(receipt)
     assert receipt["hash_before"] != receipt["hash_after"]
     loaded_config, model, _, _, _, test_data = load_data_and_model(str(workdir / "new" / "corrected.pth"))
     rest = retained(dataset, users, items)
@@ -158,10 +165,10 @@ def test_a_failed_write_leaves_nothing(saved, workdir, monkeypatch):
 def test_unlearn_is_a_plain_function(saved, workdir, capsys):
     path, _, (train, _, _), _ = saved("EASE")
     (workdir / "f").write_text("user_id:token\nu3\n")
-    receipt = unlearn(Path(path), Path("f"), Path("deep/er/out.pth"))
-    assert set(receipt.users) == {train.dataset.token2id("user_id", "u3")}
+    receipt = unlearn(Path(path), Path("f"), Path("deep/er/out.pth"), receipt_pairs=True)
+    assert set(receipt.pairs.users) == {train.dataset.token2id("user_id", "u3")}
     assert json.loads((workdir / "deep/er/out.pth.receipt.json").read_text())["hash_after"] == receipt.hash_after
-    assert f"EASE forgot {len(receipt.users)} interactions" in capsys.readouterr().out
+    assert f"EASE forgot {receipt.interactions} interactions" in capsys.readouterr().out
     engine = Unlearner.from_checkpoint("deep/er/out.pth")
     assert fingerprint(engine.X, engine.B) == receipt.hash_after
     with pytest.raises(TypeError):

@@ -113,7 +113,7 @@ def test_engines_that_share_a_model_grow_it_one_after_the_other(trained):
     assert train.dataset.token2id("user_id", ["newcomer", "another"]).tolist() == [n_users, n_users + 1]
     assert model.n_users == model.interaction_matrix.shape[0] == n_users + 2
     assert first.X[[n_users, n_users + 1]].nnz == 2
-    assert second.forget("newcomer", "i1").users == [n_users]
+    assert second.forget("newcomer", "i1").users == 1 and not second.X[n_users, 1]
 
 
 def test_a_model_that_another_engine_has_grown_is_saved_and_loaded(trained):
@@ -128,7 +128,7 @@ def test_a_model_that_another_engine_has_grown_is_saved_and_loaded(trained):
     engine.save("again.pth")
     again = Unlearner.from_checkpoint("again.pth")
     assert again.new_tokens == {"user_id": ["newcomer", "third"], "item_id": ["new item"]}
-    assert again.forget("third", "new item").users == [again.model.n_users - 1]
+    assert again.forget("third", "new item").users == 1 and not again.X[again.model.n_users - 1].nnz
 
 
 def test_a_dataset_that_is_not_the_models_is_refused(trained):

@@ -18,7 +18,8 @@ def test_the_change_of_a_request_is_the_difference_that_it_makes(seed, kind):
     X = sp.csr_matrix(interactions(seed, highest=3).astype(np.float32))
     rng = np.random.default_rng(seed)
     cells = rng.integers(1, X.shape, (30, 2))
-    request = Request(kind, *cells.T, values=rng.integers(1, 4, 30) if kind == "learn" else None).distinct()
+    values = 1 + cells.sum(axis=1) % 3  # equal for equal pairs
+    request = Request(kind, *cells.T, values=values if kind == "learn" else None).distinct()
     request = request.subset(request.applies_to(X))
     after = X.toarray()
     for n, cell in enumerate(zip(request.users, request.items, strict=True)):
@@ -33,9 +34,11 @@ def test_the_change_of_a_request_is_the_difference_that_it_makes(seed, kind):
     assert np.array_equal(values, np.abs(after - X.toarray())[users, items])
 
 
-def test_the_first_value_of_a_repeated_pair_counts():
-    request = Request("learn", [2, 1, 2], [3, 3, 3], [5, 1, 7]).distinct()
+def test_a_pair_is_given_one_value():
+    request = Request("learn", [2, 1, 2], [3, 3, 3], [5, 1, 5]).distinct()
     assert (request.users.tolist(), request.items.tolist(), request.values.tolist()) == ([1, 2], [3, 3], [1.0, 5.0])
+    with pytest.raises(RequestError, match="values = 5 and 7 for the same pair"):
+        Request("learn", [2, 1, 2], [3, 3, 3], [5, 1, 7]).distinct()
 
 
 @pytest.mark.parametrize(
@@ -55,6 +58,11 @@ def test_the_first_value_of_a_repeated_pair_counts():
         (lambda: Request("learn", [1], [1], new_users="u"), "new_users = 'u': expected a tuple"),
         (lambda: Request("learn", [1], [1], new_items=None), "new_items = None: expected a tuple"),
         (lambda: Request("learn", [1], [1], ["much"]), "1 whole numbers above 0"),
+        (lambda: Request("learn", [1, 2], [1, 2], [[1], [1, 2]]), "2 whole numbers above 0"),
+        (lambda: Request("learn", [1, 2], [1, 2], [[1, 2]]), "2 whole numbers above 0"),
+        (lambda: Request("learn", [1, 2], [1, 2], 3.0), "2 whole numbers above 0"),
+        (lambda: Request("forget", [1], [1], strict="no"), "strict = 'no': expected True or False"),
+        (lambda: Request("forget", None, [1]), "users: expected internal ids"),
     ],
 )
 def test_what_is_no_request_is_refused(request_, message):
@@ -94,7 +102,7 @@ def test_new_tokens_must_be_new(trained):
 
 def test_a_request_does_what_the_calls_by_token_do(trained):
     _, (train, _, _), model = trained("EASE")
-    by_token, by_request = Unlearner(model, train.dataset), Unlearner(trained("EASE")[2], train.dataset)
+    by_token, by_request = (Unlearner(model, train.dataset, keep_pairs=True) for model in (model, trained("EASE")[2]))
     user, item = by_token.X.nonzero()[0][0], by_token.X.nonzero()[1][0]
     tokens = train.dataset.id2token("user_id", user), train.dataset.id2token("item_id", item)
     receipts = by_token.forget(*tokens), by_request.apply(Request("forget", [user], [item]))
@@ -102,5 +110,5 @@ def test_a_request_does_what_the_calls_by_token_do(trained):
     assert by_request.apply(Request("forget", [user], [item], strict=False)).skipped == 1
     n_users = model.n_users
     receipt = by_request.apply(Request("learn", [n_users, user], [item, item], [2, 1], new_users=("newcomer",)))
-    assert (receipt.new_users, receipt.values, by_request.X[n_users, item]) == (1, [1.0, 2.0], 2)
+    assert (receipt.new_users, receipt.pairs.values, by_request.X[n_users, item]) == (1, [1.0, 2.0], 2)
     assert train.dataset.token2id("user_id", "newcomer") == n_users

@@ -62,7 +62,7 @@ def test_numbers_are_internal_ids_only_if_that_is_said(trained, given):
     with pytest.raises(RequestError, match=r"user = 3 .*token as a string, '3', or say ids=.internal"):
         engine.forget_users(given)
     assert_as_it_was(engine, before)
-    assert set(engine.forget_users(given, ids="internal").users) == set(np.ravel(given).tolist())
+    assert set(engine.forget_users(given, ids="internal").pairs.users) == set(np.ravel(given).tolist())
 
 
 def test_strings_are_tokens_only(trained):
@@ -73,4 +73,4 @@ def test_strings_are_tokens_only(trained):
     for wrong in ("tokens", None, 0):
         with pytest.raises(RequestError, match=f"ids = {wrong!r}: expected 'token'.*'internal'"):
             engine.forget_users("u3", ids=wrong)
-    assert set(engine.forget_users("u3").users) == {engine.user_ids.to_internal("u3")[0][0]}
+    assert set(engine.forget_users("u3").pairs.users) == {engine.user_ids.to_internal("u3")[0][0]}

@@ -40,6 +40,7 @@ BAD = [
     ("unlearn_forget_file", "", "None or a non-empty string"),
     ("unlearn_relearn", 1, "True or False"),
     ("unlearn_shards", 0, "a whole number of at least 1"),
+    ("unlearn_shadow_models", 2, "0 or a whole number of at least 4"),
     ("unlearn_drift_requests", 1.5, "a whole number of at least 0"),
     ("unlearn_dir", None, "a non-empty string"),
 ]
@@ -67,6 +68,8 @@ def test_a_bad_value_of_unlearning_is_refused(key, value, rule):
         ("unlearn_sensitive", {"class": "Horror"}),
         ("unlearn_sensitive", {"year": 1990}),
         ("unlearn_spam_fillers", 0),
+        ("unlearn_shadow_models", 0),
+        ("unlearn_shadow_models", 4),
         ("unlearn_drift_requests", 1000),
     ],
 )

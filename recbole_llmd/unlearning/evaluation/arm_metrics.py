@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias
@@ -20,106 +19,25 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole_llmd.random_state import isolated_random_state
 from recbole_llmd.unlearning.evaluation import membership, metrics
 from recbole_llmd.unlearning.evaluation.efficiency import request_seconds
-from recbole_llmd.unlearning.evaluation.histories import masked_history
+from recbole_llmd.unlearning.evaluation.evaluation_set import EvaluationSet, has_interactions, rows_of, without_pairs
 from recbole_llmd.unlearning.evaluation.metrics import Matrix, Pairs
 from recbole_llmd.unlearning.evaluation.record import Row
-from recbole_llmd.unlearning.mapping.correction import interactions
+from recbole_llmd.unlearning.evaluation.shadow import SHADOW_PAIRS, Shadows, fit_shadows, likelihood_ratios
 
-COMPARED_USERS = 2000  # whose scores are compared: a sample of those tested and those who forget
-ATTACKED_PAIRS = 20000  # forgotten pairs that the membership attacks look at: a sample
 TOP = 20
 BLOCK = 256  # users scored at a time
 
 Score: TypeAlias = Callable[[GeneralRecommender, FullSortEvalDataLoader], Mapping[str, Any]]
 
 
-@dataclass(frozen=True, eq=False)
-class EvaluationSet:
-    """What the arms of a scenario are measured over, the same for all of them. All ids are internal.
-
-    Attributes:
-        tested: the users of the evaluated split.
-        users: those whose scores are compared, ascending [compared]: of the tested ones and those who forget.
-        history: what RecBole masks, CSR [n_users, n_items].
-        profiles: X before any request, CSR [n_users, n_items].
-        forgotten: the pairs of all requests, in order: (users [n], items [n]).
-        negatives: an item for each of those pairs that its user never had [n]; -1 where there is none.
-        attacked: which pairs have a negative, in random order.
-
-    >>> X, user = sp.csr_matrix([[0, 0, 0, 0], [0, 1, 1, 0]]), np.array([1])
-    >>> forgotten = np.array([1, 1]), np.array([2, 1])  # user 1 forgets item 2, then item 1; never had item 3
-    >>> measured = EvaluationSet(user, user, X, X, forgotten, np.array([3, -1]), attacked=np.array([0]))
-    >>> measured.mask(released=(user, np.array([2]))).tolist()  # RecBole's padding and item 1, which is still there
-    [[True, True, False, False]]
-    >>> [(users.tolist(), items.tolist()) for users, items in measured.attacks(requested=2)]
-    [([1], [2]), ([1], [3])]
-    """
-
-    tested: NDArray[np.int64]
-    users: NDArray[np.int64]
-    history: sp.csr_matrix
-    profiles: sp.csr_matrix
-    forgotten: Pairs
-    negatives: NDArray[np.int64]
-    attacked: NDArray[np.int64]
-
-    def mask(self, released: Pairs) -> NDArray[np.bool_]:
-        """What may not be recommended to the compared users [compared, n_items]: their history but for these pairs."""
-        mask: NDArray[np.bool_] = self.history[self.users].toarray() > 0
-        mask[rows_of(self.users, *released)] = False
-        mask[:, 0] = True
-        return mask
-
-    def attacks(self, requested: int) -> tuple[Pairs, Pairs]:
-        """Members and nonmembers of the membership attacks on the first ``requested`` forgotten pairs: a sample."""
-        attacked = self.attacked[self.attacked < requested][:ATTACKED_PAIRS]
-        users, items = (ids[attacked] for ids in self.forgotten)
-        return (users, items), (users, self.negatives[attacked])
-
-
-def draw_evaluation_set(
-    eval_data: FullSortEvalDataLoader, profiles: sp.csr_matrix, forgotten: Pairs, seed: int
-) -> EvaluationSet:
-    """The evaluation set of a scenario, drawn by its seed.
-
-    Args:
-        eval_data: RecBole's full-sort loader of the split to evaluate on.
-        profiles: X before any request, CSR [n_users, n_items], with the injected users.
-        forgotten: the pairs of all requests, in order.
-        seed: of the samples.
-    """
-    everything = interactions(eval_data._sampler.datasets, profiles.shape)
-    known = ((everything + profiles) != 0).astype(np.float32).tocsr()
-    tested = eval_data.uid_list.numpy()
-    rng = np.random.default_rng(seed)
-    users, items = forgotten
-    negatives = membership.matched_negatives(known, users, items, rng)
-    attacked = rng.permutation(np.flatnonzero(negatives >= 0))
-    candidates = np.union1d(tested, users[users < eval_data._dataset.user_num])
-    compared = np.sort(rng.choice(candidates, min(COMPARED_USERS, len(candidates)), replace=False))
-    history = masked_history(eval_data, profiles.shape)
-    return EvaluationSet(tested, compared, history, profiles, forgotten, negatives, attacked)
-
-
-def rows_of(compared: NDArray[np.int64], users: NDArray[np.int64], items: NDArray[np.int64]) -> Pairs:
-    """Of pairs (user, item) those of the ``compared`` users (ascending): rows of the users there, and the items.
-
-    >>> rows_of(np.array([2, 5]), np.array([5, 3]), np.array([7, 8]))
-    (array([1]), array([7]))
-    """
-    row = np.minimum(np.searchsorted(compared, users), len(compared) - 1)
-    present = compared[row] == users
-    return row[present], items[present]
-
-
 class Ranking(NamedTuple):
     """A model's scores of the compared users [compared, n_items], and their top items [compared, TOP].
 
-    >>> nothing, scores = np.zeros((1, 3), bool), np.array([[0.0, 3.0, 4.0]])
+    >>> scores = np.array([[0.0, 3.0, 4.0]])
     >>> served, reference = Ranking(scores, np.array([[2, 1]])), Ranking(scores / 5, np.array([[2, 1]]))
-    >>> distance = ranking_distance(served, reference, nothing)
-    >>> distance["scores_max"], distance["overlap@10"]
-    (3.2, 1.0)
+    >>> distance = ranking_distance(served, reference)
+    >>> distance["scores_max"], distance["overlap@10"], distance["rbo@20"]
+    (3.2, 1.0, 1.0)
     """
 
     scores: NDArray[Any]
@@ -134,7 +52,7 @@ def ranking(model: GeneralRecommender, users: NDArray[np.int64], mask: NDArray[n
             block = torch.from_numpy(users[first : first + BLOCK])
             scores = model.full_sort_predict(Interaction({model.USER_ID: block}))
             blocks.append(np.asarray(scores).reshape(len(block), -1))
-    scores = np.concatenate(blocks)
+    scores = np.concatenate(blocks) if blocks else np.zeros(mask.shape)
     return Ranking(scores, metrics.top_k(scores, TOP, mask))
 
 
@@ -146,14 +64,15 @@ def mapping_distance(B: Matrix | None, reference: Matrix) -> Row:
     }
 
 
-def ranking_distance(served: Ranking, reference: Ranking, mask: NDArray[np.bool_]) -> Row:
-    """Distance of scores and top items to the retrained model's."""
+def ranking_distance(served: Ranking, reference: Ranking) -> Row:
+    """Distance of scores and top items to the retrained model's; None without a user."""
+    some = len(reference.scores) > 0
     return {
-        "scores_frobenius": metrics.relative_frobenius(served.scores, reference.scores),
-        "scores_max": metrics.max_abs(served.scores, reference.scores),
+        "scores_frobenius": metrics.relative_frobenius(served.scores, reference.scores) if some else None,
+        "scores_max": metrics.max_abs(served.scores, reference.scores) if some else None,
         "overlap@10": metrics.overlap(served.top[:, :10], reference.top[:, :10]),
         "overlap@20": metrics.overlap(served.top, reference.top),
-        "js": metrics.js_divergence(served.scores, reference.scores, mask),
+        "rbo@20": metrics.rank_biased_overlap(served.top, reference.top),
     }
 
 
@@ -166,13 +85,71 @@ def forgotten_recall(top: NDArray[np.int64], compared: NDArray[np.int64], forgot
     }
 
 
-def membership_aucs(X: sp.csr_matrix, B: Matrix, profiles: sp.csr_matrix, members: Pairs, nonmembers: Pairs) -> Row:
-    """Membership attacks by the scores that the model serves, and by querying B with the profiles before forgetting."""
-    served = (membership.served_scores(X, B, *pairs) for pairs in (members, nonmembers))
-    probed = (membership.probe_scores(profiles, B, *pairs) for pairs in (members, nonmembers))
+def membership_aucs(
+    X: sp.csr_matrix, B: Matrix, measured: EvaluationSet, requested: int, retained: sp.csr_matrix
+) -> Row:
+    """Membership attacks by the scores that the model serves, and by querying B with the profiles before forgetting.
+
+    Who keeps nothing in ``retained`` should be served nothing, and is left out of the first in every arm.
+    """
+    attacks = measured.attacks(requested)
+    served = has_interactions(retained)[attacks[0][0]]
+    by_scores = (membership.served_scores(X, B, *(ids[served] for ids in pairs)) for pairs in attacks)
+    by_mapping = (membership.probe_scores(measured.profiles, B, *pairs) for pairs in attacks)
     return {
-        "membership_auc_scores": membership.membership_auc(*served),
-        "membership_auc_mapping": membership.membership_auc(*probed),
+        "pairs_attacked": len(served),
+        "pairs_left_out": int((~served).sum()),
+        "membership_auc_scores": membership.membership_auc(*by_scores),
+        "membership_auc_mapping": membership.membership_auc(*by_mapping),
+    }
+
+
+def draw_shadows(
+    measured: EvaluationSet, fit: Callable[[sp.csr_matrix], Matrix], number: int, seed: int
+) -> tuple[Shadows, Shadows]:
+    """Shadow models scoring a sample of the attacked pairs: those forgotten, and those that never were.
+
+    Args:
+        measured: of the scenario.
+        fit: gives B of an X of fewer users.
+        number: of shadow models.
+        seed: of their draws.
+    """
+    chosen = measured.attacked[:SHADOW_PAIRS]
+    users, items = (ids[chosen] for ids in measured.forgotten)
+    pairs = np.append(users, users), np.append(items, measured.negatives[chosen])
+    retained = without_pairs(measured.profiles, measured.forgotten)
+    shadows = fit_shadows(measured.profiles, retained, pairs, fit, number, np.random.default_rng(seed))
+    return shadows.subset(slice(None, len(chosen))), shadows.subset(slice(len(chosen), None))
+
+
+def shadow_auc(B: Matrix, measured: EvaluationSet, shadows: tuple[Shadows, Shadows], requested: int) -> Row:
+    """The attack by shadow models on the first ``requested`` forgotten pairs, of those in :func:`draw_shadows`."""
+    asked = measured.attacked[:SHADOW_PAIRS] < requested
+    ratios = (
+        likelihood_ratios(membership.probe_scores(measured.profiles, B, *of.pairs), of.scores, of.inside)[asked]
+        for of in shadows
+    )
+    return {"shadow_auc": membership.membership_auc(*ratios)}
+
+
+def difference_aucs(B: Matrix, before: Matrix, measured: EvaluationSet, requested: int) -> Row:
+    """Attacks by somebody who has B of before the requests, too: who withdrew an item, and which items were withdrawn.
+
+    By how much the score that B gives a pair fell, forgotten pairs against those of users who keep the item; and by how
+    much an item's column changed, forgotten items against the others that somebody had.
+    """
+    pairs = measured.comparisons(requested)
+    falls = (
+        membership.probe_scores(measured.profiles, before, *of) - membership.probe_scores(measured.profiles, B, *of)
+        for of in pairs
+    )
+    changes = metrics.column_change(B, before)
+    gone = np.unique(measured.forgotten[1][:requested])
+    others = np.setdiff1d(measured.profiles.indices, gone)
+    return {
+        "difference_auc_users": membership.membership_auc(*falls),
+        "difference_auc_items": membership.membership_auc(changes[gone], changes[others]),
     }
 
 
@@ -220,30 +197,53 @@ def utility_ratios(figures: Row, reference: Row) -> Row:
     }
 
 
-def efficiency(seconds: list[float], io_seconds: float, peak_bytes: int | None, retraining_seconds: float) -> Row:
+def activity_gaps(figures: Row) -> Row:
+    """Each metric of the more active half of the users, less that of the other half (CURE4Rec, arXiv 2408.14393).
+
+    >>> activity_gaps({"active_mrr@10": 0.5, "inactive_mrr@10": 0.25, "test_mrr@10": 0.375})
+    {'activity_gap_mrr@10': 0.25}
+    """
+    return {
+        f"activity_gap_{key.removeprefix('active_')}": value - figures[f"in{key}"]
+        for key, value in figures.items()
+        if key.startswith("active_") and f"in{key}" in figures
+    }
+
+
+def efficiency(
+    seconds: Sequence[float], cold: float | None, saving: float, peak_bytes: int | None, retraining_seconds: float
+) -> Row:
     """The cost of the requests, beside one retraining of ``retraining_seconds`` for each of them.
 
-    >>> efficiency([0.5, 0.5], 0.25, None, 10.0)["speedup"]
-    20.0
+    >>> efficiency([0.75, 0.25], 2.0, 0.25, None, 10.0)["seconds_amortised"]
+    0.5
+
+    Args:
+        seconds: of each request.
+        cold: of the first one with loading the checkpoint, or None if that was not measured.
+        saving: of writing the model.
+        peak_bytes: as the arm has it.
+        retraining_seconds: of one.
     """
     per_request = request_seconds(seconds) if seconds else {}
     total, retraining = per_request.get("total"), retraining_seconds * len(seconds)
     return {
+        "seconds_cold": cold,
+        "seconds_warm": request_seconds(seconds[1:])["p50"],
+        "seconds_amortised": None if total is None else total / len(seconds),
         "seconds_p50": per_request.get("p50"),
         "seconds_p90": per_request.get("p90"),
         "seconds_total": total,
-        "seconds_io": io_seconds,
+        "seconds_saving": saving,
         "retraining_seconds": retraining,
         "speedup": retraining / total if total else None,
         "peak_bytes": peak_bytes,
     }
 
 
-def io_seconds(save: Callable[[Path], None]) -> float:
-    """Seconds of writing a model to a file by ``save(path)`` and reading it, once; the file does not stay."""
+def saving_seconds(save: Callable[[Path], None]) -> float:
+    """Seconds of writing a model to a file by ``save(path)``, once; the file does not stay."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.pth"
         started = perf_counter()
-        save(path)
-        torch.load(path, map_location="cpu", weights_only=False)
+        save(Path(folder) / "model.pth")
         return perf_counter() - started

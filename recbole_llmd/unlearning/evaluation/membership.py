@@ -58,6 +58,26 @@ def matched_negatives(
     return negatives
 
 
+def keepers(retained: sp.csr_matrix, items: ArrayLike, rng: np.random.Generator) -> NDArray[np.int64]:
+    """For each forgotten pair's item a user who keeps it, drawn evenly, [n]; -1 where nobody does.
+
+    >>> keepers(sp.csr_matrix([[0, 0, 0], [0, 1, 0]]), [1, 2], np.random.default_rng(0))
+    array([ 1, -1])
+
+    Args:
+        retained: CSR [n_users, n_items] without the forgotten pairs.
+        items: of the forgotten pairs [n].
+        rng: numpy.random.Generator.
+    """
+    owners = retained.tocsc()
+    items = np.asarray(items)
+    first, number = owners.indptr[items], np.diff(owners.indptr)[items]
+    users = np.full(len(items), -1, np.int64)
+    some = number > 0
+    users[some] = owners.indices[first[some] + rng.integers(0, number[some])]
+    return users
+
+
 def _draw_near(values: NDArray[np.int64], targets: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
     """For each target the place in ``values`` (ascending) of one of those nearest to it, at random."""
     around = np.searchsorted(values, targets)[:, None] + np.arange(-NEAREST, NEAREST)

@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import rel_entr, softmax
 
 Matrix: TypeAlias = "NDArray[Any] | sp.spmatrix"
 Pairs: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64]]  # users [n] and items [n], internal ids
@@ -167,33 +166,45 @@ def overlap(top: NDArray[np.int64], reference: NDArray[np.int64]) -> float | Non
     return _mean(common[longest > 0] / longest[longest > 0])
 
 
-def js_divergence(scores: ArrayLike, reference: ArrayLike, mask: ArrayLike) -> float | None:
-    """Jensen-Shannon divergence of the softmax distributions over a user's candidates, base 2, mean over users.
+def rank_biased_overlap(top: NDArray[np.int64], reference: NDArray[np.int64], persistence: float = 0.9) -> float | None:
+    """Rank-biased overlap of two rankings, mean over users: agreement at every depth, the first places counting most.
 
-    JS(p, q) = ½ KL(p ‖ m) + ½ KL(q ‖ m) with m = ½ (p + q) (Lin, Divergence measures based on the Shannon entropy,
-    1991). A user without a candidate is left out.
+    Σ_d p^(d-1)·|A_d ∩ B_d|/d over the depths d = 1 to k, divided by Σ_d p^(d-1), so that equal lists have 1 (Webber,
+    Moffat and Zobel, A similarity measure for indefinite rankings, TOIS 2010, cut off at k). Unlike :func:`overlap` it
+    sees an exchange of places. Where a user has fewer than k candidates, k is the length of the longer list; a user
+    without any candidate is left out.
 
-    >>> js_divergence([[0.0, 900.0]], [[900.0, 0.0]], [[False, False]])
-    1.0
+    >>> rank_biased_overlap(np.array([[1, 2]]), np.array([[2, 1]]), persistence=0.5)
+    0.3333333333333333
 
     Args:
-        scores, reference: [users, items].
-        mask: bool [users, items], True where an item is no candidate; the same for both.
+        top, reference: item ids [users, k], the best first, no item twice in a row, -1 for none.
+        persistence: p, the weight of a place relative to the one before.
 
     Returns:
         float or None: in [0, 1]; None without a user.
     """
-    scores, reference, mask = np.asarray(scores), np.asarray(reference), np.asarray(mask)
-    divergences = [np.zeros(0)]
-    for rows in _row_blocks(scores.shape):
-        some = ~mask[rows].all(axis=1)
-        p, q = (
-            softmax(np.where(mask[rows], -np.inf, M[rows])[some].astype(np.float64), axis=1)
-            for M in (scores, reference)
-        )
-        middle = 0.5 * (p + q)
-        divergences.append((rel_entr(p, middle) + rel_entr(q, middle)).sum(axis=1) * 0.5 / np.log(2))
-    return _mean(np.clip(np.concatenate(divergences), 0, 1))
+    depths = np.arange(1, top.shape[1] + 1)
+    longest = np.maximum((top >= 0).sum(axis=1), (reference >= 0).sum(axis=1))
+    weights = np.where(depths <= longest[:, None], persistence ** (depths - 1), 0.0)
+    same = (top[:, :, None] == reference[:, None]) & (top >= 0)[:, :, None]
+    reached = np.maximum(*np.indices(same.shape[1:])) + 1  # the depth at which a pair of places is in both lists
+    common = np.stack([(same & (reached <= depth)).sum(axis=(1, 2)) for depth in depths], axis=1)
+    some = longest > 0
+    return _mean((weights * common / depths)[some].sum(axis=1) / weights[some].sum(axis=1))
+
+
+def column_change(B: Matrix, before: Matrix) -> NDArray[np.float64]:
+    """How much each column of a mapping matrix changed, ‖B_·j - before_·j‖, [n_items].
+
+    >>> column_change(np.array([[0.0, 5.0], [1.0, 0.0]]), np.array([[0.0, 2.0], [1.0, 4.0]]))
+    array([0., 5.])
+    """
+    squares = np.zeros(B.shape[1])
+    B, before = (np.asarray(M) if isinstance(M, np.ndarray) else M.tocsr() for M in (B, before))
+    for rows in _row_blocks(B.shape):
+        squares += (_dense(B[rows] - before[rows]) ** 2).sum(axis=0)
+    return np.sqrt(squares)
 
 
 # --- what is recommended ----------------------------------------------------------------------------------------------
@@ -256,6 +267,20 @@ def target_hit_rate(top: NDArray[np.int64], items: ArrayLike, eligible: NDArray[
     items = np.asarray(items, np.int64)
     hits = np.stack([(top == item).any(axis=1) for item in items], axis=1) if len(items) else np.zeros((len(top), 0))
     return _mean(hits[np.asarray(eligible)[:, items]])
+
+
+def more_active(lengths: ArrayLike) -> NDArray[np.bool_]:
+    """Which users are the more active half: those with the most interactions, of equal ones the later; the odd one too.
+
+    >>> more_active([5, 1, 3]).tolist()
+    [True, False, True]
+
+    Args:
+        lengths: interactions of each user [users].
+    """
+    active = np.zeros(len(np.asarray(lengths)), bool)
+    active[np.argsort(lengths, kind="stable")[len(active) // 2 :]] = True
+    return active
 
 
 def _mean(values: NDArray[Any]) -> float | None:

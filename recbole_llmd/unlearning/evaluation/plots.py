@@ -20,7 +20,8 @@ from recbole_llmd.unlearning.evaluation.record import Row
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-STYLES = styles(("corrected", "retrained", "SISA", "X only", "original", "no-op"))
+STYLES = styles(("corrected", "retrained", "SISA", "X only", "original", "one step", "RecEraser-mean"))
+STYLES["no-op"] = {**STYLES["original"], "symbol": "triangle-down"}  # there are seven colours, and it is the same model
 DTYPES = {"float32": "solid", "float64": "dot"}
 
 
@@ -90,7 +91,7 @@ def time_section(rows: Sequence[Row]) -> Section | None:
         fig.update_xaxes(log_axis("interactions per request", sizes), **place(index))
         fig.update_yaxes(log_axis("time per request", times, unit="s"), **place(index))
     note = (
-        "Time of one request against its size, update only, mean over seeds. Below the line of the retrained arm, "
+        "Time of one request against its size, without loading, mean over seeds. Below the line of the retrained arm, "
         "correcting is cheaper than retraining; where the corrected arm's line reaches it is the break-even."
     )
     return Section(

@@ -39,14 +39,18 @@ COMPLETENESS = (
 )
 ARMS_EXPLAINED = (
     "Arms: original is the model before any request; no-op ignores the requests; X only corrects the interactions and "
-    "not the mapping; corrected has both corrected; SISA retrains the shard of users that a request touches and "
-    "averages the shards; retrained fits anew after every request."
+    "not the mapping; one step corrects the mapping to first order (where it is made of an inverse); corrected has "
+    "both corrected; SISA retrains the shard of users that a request touches and averages the shards; RecEraser-mean "
+    "does so with shards of similar users; retrained fits anew after every request."
 )
 ABBREVIATIONS = (
-    "B dist.: relative Frobenius distance of the mapping matrix; AUC: of membership inference on the forgotten pairs, "
-    "by the served scores and by the mapping alone; request p50, total: update only."
+    "B dist.: relative Frobenius distance of the mapping matrix; overlap, forget recall, AUC scores: over users who "
+    "keep some interaction; AUC: of membership inference on the forgotten pairs, by the served scores, by the mapping "
+    "alone, by shadow models, by the change of the mapping (diff.); activity gap: utility of the more active half of "
+    "the users less that of the other; cold: the first request with loading the checkpoint, warm: a later request, "
+    "amortised: the total divided by the requests."
 )
-LEFT_OUT = "The CSV file has the earlier checkpoints and all other figures."
+LEFT_OUT = "The CSV file has the earlier checkpoints and all other figures, the page the gap and the ratios of utility."
 
 Form = Callable[[Any], str]  # how a value is written
 
@@ -95,23 +99,32 @@ def columns(utility: str, form: Callable[[Form], Form] = lambda way: way) -> lis
         Column("forget_recall@10", "forget\nrecall\n@10", form(metric)),
         Column("membership_auc_scores", "AUC\nscores", form(metric)),
         Column("membership_auc_mapping", "AUC\nmap.", form(metric)),
+        Column("shadow_auc", "AUC\nsha-\ndow", form(metric)),
+        Column("difference_auc_users", "AUC\ndiff.", form(metric)),
         Column("sensitive_exposure@10", "sensi-\ntive\n@10", form(metric)),
         Column("spam_hit@10", "spam\nhit\n@10", form(metric)),
         Column(f"test_{utility}", f"test\n{utility.upper()}", metric),
         Column(f"ratio_{utility}", "÷ re-\ntrained", form(metric)),
-        Column("seconds_p50", "request\np50", form(seconds)),
-        Column("seconds_total", "total", form(seconds)),
-        Column("seconds_with_io", "with\nI/O", form(seconds)),
+        Column(f"activity_gap_{utility}", "acti-\nvity\ngap", form(metric)),
+        Column("seconds_cold", "cold", form(seconds)),
+        Column("seconds_warm", "warm", form(seconds)),
+        Column("seconds_amortised", "amor-\ntised", form(seconds)),
         Column("speedup", "speed-\nup", form(times)),
     ]
+
+
+def _wide(utility: str) -> tuple[str, ...]:
+    """The columns for which a terminal has no room."""
+    return f"ratio_{utility}", f"activity_gap_{utility}"
 
 
 def print_summary(record: EvaluationRecord) -> None:
     """Print one table a model, scenario and size, at the last checkpoint, with the arms as rows."""
     for fit in record.fits:
         print("\n" + textwrap.fill(fit_line(fit), WIDTH))
-    shown = columns(utility_metric(record), mean_only)
-    for block, entries in _blocks(_last(_with_io(record.rows))).items():
+    utility = utility_metric(record)
+    shown = [column for column in columns(utility, mean_only) if column.key not in _wide(utility)]
+    for block, entries in _blocks(_last(summary(record.rows))).items():
         print(f"\n{block[0]} · {_heading(entries[0])}")
         print(terminal_table(entries, present(entries, shown)))
     print()
@@ -134,7 +147,7 @@ def write(folder: str | Path, record: EvaluationRecord) -> None:
     folder = Path(folder)
     write_csv(folder / "evaluation.csv", record.rows)
     write_json(folder / "evaluation.json", record.as_dict())
-    entries, utility = _with_io(record.rows), utility_metric(record)
+    entries, utility = summary(record.rows), utility_metric(record)
     last = _last(entries)
     sections = [
         plots.utility_section(last, utility),
@@ -155,16 +168,6 @@ def write(folder: str | Path, record: EvaluationRecord) -> None:
     ]
     title = "Unlearning: completeness, utility, efficiency"
     write_page(folder / "evaluation.html", title, intro, [section for section in sections if section])
-
-
-def _with_io(rows: Sequence[Row]) -> list[Row]:
-    """The summary, with the seconds that include reading and writing the model."""
-    return summary(
-        {**row, "seconds_with_io": row["seconds_total"] + row["seconds_io"]}
-        if row.get("seconds_total") is not None and row.get("seconds_io") is not None
-        else row
-        for row in rows
-    )
 
 
 def _last(entries: Sequence[Row]) -> list[Row]:

@@ -91,7 +91,8 @@ def scenarios(config: Config, X: sp.csr_matrix, dataset: Dataset, known: sp.csr_
         known: the interactions of all splits, CSR [n_users, n_items]; injected noise is none of them.
 
     Returns:
-        list of Scenario: ratios that give less than one user or interaction are left out, with a warning.
+        list of Scenario: ratios that give less than one user (in ``noise``, interaction) are left out with a warning;
+            in ``interactions`` they give one.
 
     Raises:
         SettingsError: if no ratio gives one.
@@ -142,6 +143,8 @@ def _counts(config: Config, X: sp.csr_matrix) -> list[tuple[float | None, int]]:
         return [(None, 0)]
     total, unit = (len(active_users(X)), "users") if name in ("users", "spam") else (X.nnz, "interactions")
     shares = [(ratio, round(ratio * total, 6)) for ratio in _listed(config["unlearn_ratio"])]
+    if name == "interactions":
+        return _at_least_one(shares, total)
     for ratio, count in shares:
         if count < 1:
             getLogger().warning(f"unlearn_ratio = {ratio} of {total:,} {unit} is {count:.2g}: skipped")
@@ -152,6 +155,19 @@ def _counts(config: Config, X: sp.csr_matrix) -> list[tuple[float | None, int]]:
             f"Give at least 1/{total}."
         )
     return counts
+
+
+def _at_least_one(shares: Sequence[tuple[float, float]], total: int) -> list[tuple[float | None, int]]:
+    """The counts of shares of the interactions, none below 1; shares that come to the same count are one, the first."""
+    counts: dict[int, float] = {}
+    for ratio, share in shares:
+        if share < 1:
+            getLogger().warning(f"unlearn_ratio = {ratio} of {total:,} interactions is {share:.2g}: one is drawn")
+        count = max(1, round(share))
+        if count in counts:
+            getLogger().warning(f"unlearn_ratio = {ratio}: the same number of interactions as {counts[count]}, skipped")
+        counts.setdefault(count, ratio)
+    return [(ratio, count) for count, ratio in counts.items()]
 
 
 def _checkpoints(shares: Sequence[float], requests: int) -> list[int]:

@@ -39,18 +39,27 @@ def separation(X: sp.csr_matrix, items: NDArray[np.int64]) -> Separation:
     """The items concerned if ``items`` were connected with one another and X [n_users, n_items] is what remains.
 
     Whatever was connected with ``items`` still is with one of them. Mostly all of them share a user with the most
-    popular item, which is quick to see; the components are computed only where one does not.
+    popular item, or with an item that does, which is quick to see; the components are computed only where one does not.
     """
     most_popular = int(np.bincount(X.indices, minlength=X.shape[1]).argmax())
-    places = np.flatnonzero(X.indices == most_popular)
-    its_users = np.searchsorted(X.indptr, places, side="right") - 1
-    connected = np.zeros(X.shape[1], bool)
-    connected[X[its_users].indices] = True
-    if connected[items].all():
-        return Separation(np.zeros(0, np.int64), np.zeros(X.shape[1], np.int64))
+    connected, beyond = np.zeros(X.shape[1], bool), np.array([most_popular])
+    connected[most_popular] = True
+    for _ in range(2):
+        theirs = X[_users_of(X, beyond)]
+        connected[theirs[theirs @ connected > 0].indices] = True
+        beyond = items[~connected[items]]
+        if not len(beyond):
+            return Separation(np.zeros(0, np.int64), np.zeros(X.shape[1], np.int64))
     labels = _components(X)
     apart = np.isin(labels, np.setdiff1d(labels[items], labels[most_popular]))
     return Separation(np.flatnonzero(apart), labels)
+
+
+def _users_of(X: sp.csr_matrix, items: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The users who have one of ``items``."""
+    wanted = np.zeros(X.shape[1], bool)
+    wanted[items] = True
+    return np.unique(np.searchsorted(X.indptr, np.flatnonzero(wanted[X.indices]), side="right") - 1)
 
 
 def _components(X: sp.csr_matrix) -> NDArray[np.int64]:

@@ -8,14 +8,20 @@ A change of X changes G by U·S·Uᵀ of low rank with S⁻¹ = S, and P by Wood
 
     P' = P - W·K⁻¹·Wᵀ,   W = P·U,   K = S + Uᵀ·P·U
 
+W and K⁻¹·Wᵀ stay beside B (:mod:`~recbole_llmd.unlearning.mapping.corrected_matrix`) until ``PENDING`` rows of them are
+written into it together.
+
 Between items that X' no longer connects (an item that nobody has any more, for one) P' is zero. There the identity
 would leave rounding residues, which are made from what was forgotten and tell it: they are set to zero.
+
+Whether a B belongs to X is seen from y = P·x, which should solve G·y = x, for some x: the componentwise backward error
+max_j |G·y - x|_j / (|G|·|y| + |x|)_j (Oettli and Prager, 1964) is of the size of rounding whatever the condition of G.
+For what was forgotten itself, x = the forgotten profile, it tells a corrected B from one that still knows it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,7 +29,8 @@ import scipy.sparse as sp
 from numpy.typing import DTypeLike, NDArray
 
 from recbole_llmd.errors import MappingMismatch, UnsolvedError
-from recbole_llmd.unlearning.mapping.components import Separation, separation
+from recbole_llmd.unlearning.mapping.components import separation
+from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
 from recbole_llmd.unlearning.mapping.correction import (
     Change,
     Correction,
@@ -38,11 +45,14 @@ from recbole_llmd.unlearning.mapping.threads import in_parallel
 
 PARAMETERS: tuple[str, ...] = ("reg_weight",)
 MATRIX = "item_similarity"
-TOLERANCE = {"float32": 1e-4, "float64": 1e-8}
+TOLERANCE = {"float32": 3e-5, "float64": 1e-11}  # of the componentwise backward error
 REQUIRED: dict[str, Any] = {}
 
-BLOCK_BYTES = 1 << 20  # of B at a time: it stays in a core's cache between its reads and writes
-PROBES = 2
+PENDING = 64  # the rank of the corrections that wait beside B
+PROBES = 16  # vectors x that tell whether a B belongs to X
+PROFILES = 4  # of those who forget, which tell whether it is forgotten
+FLOOR = 1e-2
+WORTH_COMPARING = 1 / 16  # of n: corrections of a lower rank are always cheaper than a fit
 
 Matrix = NDArray[Any]
 Float64 = NDArray[np.float64]
@@ -65,44 +75,39 @@ def fit(X: sp.csr_matrix, params: Mapping[str, Any], dtype: DTypeLike = np.float
 
 
 def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correction:
-    """B after the change: updated in place, or fitted anew where that is cheaper or the update is not exact enough.
+    """B after the change, beside which the correction waits; fitted anew where that is cheaper or more exact.
 
-    Extra memory: blocks and factors [rank, n_items] for an update, and rows and columns of the items that are no longer
-    connected with others; one [n_items, n_items] array for a fit.
+    Extra memory: factors [rank, n_items], and one [n_items, n_items] array where corrections are written into B, or for
+    a fit.
 
     Raises:
         MappingMismatch: if B is not the solution of X (checked at the first correction of a model).
-        UnsolvedError: if even a fit leaves a residual above ``tolerance``.
+        UnsolvedError: if even a fit has a backward error above ``tolerance``.
     """
-    B, weight = np.asarray(fitted.B), fitted.params["reg_weight"]
-    diagonal = _diagonal(fitted.X, B, weight, fitted.cache, tolerance)
+    B, weight = _corrected_matrix(fitted, change, tolerance), fitted.params["reg_weight"]
     factors, signature = low_rank(change, fitted.X)
-    rank = len(signature)
-    estimates: dict[str, float] = {
-        "low-rank update": low_rank_seconds(len(B), rank, factors.nnz, B.dtype),
-        "refit": refit_seconds(len(B), B.dtype),
-    }
-    if estimates["refit"] < estimates["low-rank update"] or rank >= len(B):
-        return refit(change.X, fitted.params, B.dtype, tolerance, estimates)
-    image, solved, after = woodbury(B, diagonal, factors, signature)
+    n, rank, estimates = B.shape[0], len(signature), dict[str, float]()
+    if rank > n * WORTH_COMPARING:
+        estimates["low-rank update"] = low_rank_seconds(n, rank, factors.nnz, B.dtype)
+        estimates["refit"] = refit_seconds(n, B.dtype)
+        if estimates["refit"] < estimates["low-rank update"] or rank >= n:
+            return refit(change.X, fitted.params, B.dtype, tolerance, estimates)
+    image, solved, after = woodbury(B, factors, signature)
     if not (np.isfinite(after).all() and (after > 0).all()):
         return refit(change.X, fitted.params, B.dtype, tolerance, estimates, "the update was singular")
     apart = separation(change.X, np.unique(fitted.X[change.users].indices))
     if len(apart.items):
         after[apart.alone] = 1 / (_squares(change.X, apart.alone) + weight)
-    solved, scale = (solved / after).astype(B.dtype), (diagonal / after).astype(B.dtype)
-    update, probes = _Update(B, image, solved, scale, apart), _probes(len(B))
-    answer = update.write(after, probes)
-    try:
-        error = residual(change.X, weight, answer, probes)
-        if error <= tolerance:
-            estimates["rank"] = rank
-            return Correction(fitted.B, "low-rank update", estimates, error, tolerance, {"diagonal": after})
-        reason = f"residual {error:.1e} of the update above {tolerance:.0e}"
+    result = B.corrected(image, solved.astype(B.dtype), after, apart.alone)
+    probes = _profiles(change)
+    error = backward_error(change.X, weight, result.inverse_rows(probes), probes.toarray())
+    if not error <= tolerance:
+        reason = f"backward error {error:.1e} of the update above {tolerance:.0e}"
         return refit(change.X, fitted.params, B.dtype, tolerance, estimates, reason)
-    except BaseException:
-        update.undo(update.blocks)
-        raise
+    estimates["rank"] = rank
+    cache, islands = {"diagonal": after}, len(apart.items) > len(apart.alone)
+    corrected = result.folded(apart.labels if islands else None) if islands or result.rank > PENDING else result
+    return Correction(corrected, "low-rank update", estimates, error, tolerance, cache)
 
 
 def trained_on(stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
@@ -149,17 +154,9 @@ def inverse_diagonal(X: sp.csr_matrix, B: Matrix, weight: float) -> Float64:
     return 1 / (counts + weight - product)
 
 
-def woodbury(
-    B: Matrix, diagonal: Float64, factors: sp.csr_matrix, signature: Float64
-) -> tuple[Matrix, Float64, Float64]:
+def woodbury(B: CorrectedMatrix, factors: sp.csr_matrix, signature: Float64) -> tuple[Matrix, Float64, Float64]:
     """Wᵀ = Uᵀ·P [rank, n_items] in B's dtype; K⁻¹·Wᵀ and the diagonal of P' [n_items] in float64 (NaN if singular)."""
-    dtype = B.dtype
-    dense = factors.toarray().astype(dtype)
-    # Many entries: the product of dense arrays is faster.
-    sparse = factors.nnz < 0.05 * dense.size
-    image = (factors.astype(dtype) if sparse else dense) @ B
-    np.subtract(dense, image, out=image)
-    image *= diagonal.astype(dtype)
+    image = B.inverse_rows(factors)
     capacitance = signature + factors @ image.T.astype(np.float64)
     solved = np.full(image.shape, np.nan)
     try:
@@ -168,18 +165,30 @@ def woodbury(
         return image, solved, solved[0]  # the caller refits
 
     def solve(ranges: Iterable[tuple[int, int]]) -> None:
-        # BLAS's own threads would wait busily for the next call, at the expense of the update's.
+        # BLAS's own threads would wait busily for the next call, at the expense of what follows.
         for first, stop in ranges:
             np.matmul(inverse, image[:, first:stop], out=solved[:, first:stop])
 
-    in_parallel(solve, _ranges(len(B), 1024))
-    return image, solved, diagonal - np.einsum("rj,rj->j", image, solved)
+    if len(signature) > PENDING:
+        in_parallel(solve, _ranges(image.shape[1], 1024))
+    else:
+        solve([(0, image.shape[1])])
+    return image, solved, B.diagonal - np.einsum("rj,rj->j", image, solved)
 
 
-def residual(X: sp.csr_matrix, weight: float, answer: Float64, probes: Float64) -> float:
-    """The largest |G·answer - e| / |e| over the probes e, where answer should be G⁻¹·e."""
-    image = X.T @ (X @ answer) + weight * answer
-    return float((np.linalg.norm(image - probes, axis=0) / np.linalg.norm(probes, axis=0)).max())
+def backward_error(X: sp.csr_matrix, weight: float, answers: Matrix, probes: Matrix) -> float:
+    """max |G·y - x| / (|G|·|y| + |x|) over the rows y of ``answers`` and x of ``probes`` [m, n_items]; y = G⁻¹·x.
+
+    Where an item is hardly concerned, the error is set against ``FLOOR`` of the largest size: y is rounding there.
+    """
+    if not len(probes):
+        return 0.0
+    y, x = answers.T.astype(np.float64), probes.T.astype(np.float64)
+    both = np.hstack([y, np.abs(y)])
+    image, size = np.hsplit(X.T @ (X @ both) + weight * both, 2)
+    difference, size = np.abs(image - x), size + np.abs(x)
+    size = np.maximum(size, FLOOR * size.max(axis=0))
+    return float(np.divide(difference, size, out=np.zeros_like(size), where=size > 0).max())
 
 
 def refit(
@@ -193,121 +202,52 @@ def refit(
     """B fitted on X, checked as an update is; ``reason`` says what else was tried before.
 
     Raises:
-        UnsolvedError: if the residual is above ``tolerance``.
+        UnsolvedError: if the backward error is above ``tolerance``.
     """
     B, weight = fit(X, params, dtype), params["reg_weight"]
-    diagonal, probes = inverse_diagonal(X, B, weight), _probes(len(B))
-    error = residual(X, weight, _inverse_times(probes, B, diagonal), probes)
+    diagonal = inverse_diagonal(X, B, weight)
+    error = _error_of(CorrectedMatrix.of(B, diagonal), X, weight)
     if not error <= tolerance:
         raise UnsolvedError(
-            f"residual {error:.1e} of a fit in {B.dtype} above {tolerance:.0e}; a larger reg_weight "
+            f"backward error {error:.1e} of a fit in {B.dtype} above {tolerance:.0e}; a larger reg_weight "
             f"or float64 is needed"
         )
     notes = (f"fitted anew: {reason}",) if reason else ()
     return Correction(B, "refit", estimates, error, tolerance, {"diagonal": diagonal}, notes)
 
 
-@dataclass(frozen=True)
-class _Update:
-    """B' = B·diag(P_jj / P'_jj) + W·K⁻¹·Wᵀ·diag(1/P'_jj), zero on the diagonal and between items apart, over B.
-
-    Attributes:
-        B: [n_items, n_items], written in place.
-        image: Wᵀ [rank, n_items].
-        solved: K⁻¹·Wᵀ·diag(1/P'_jj) [rank, n_items].
-        scale: P_jj / P'_jj [n_items].
-        apart: the items that the change separates from others.
-        rows, columns: B's former rows and columns of the items apart, whose zeros cannot be undone by computing.
-    """
-
-    B: Matrix
-    image: Matrix
-    solved: Matrix
-    scale: Matrix
-    apart: Separation
-    rows: Matrix = field(init=False)
-    columns: Matrix = field(init=False)
-
-    def __post_init__(self) -> None:
-        if len(self.solved) == 1:  # NumPy gives products over an inner dimension of 1 to no BLAS
-            for name in ("image", "solved"):
-                factor = getattr(self, name)
-                object.__setattr__(self, name, np.vstack([factor, np.zeros_like(factor)]))
-        object.__setattr__(self, "rows", self.B[self.apart.items])
-        object.__setattr__(self, "columns", self.B[:, self.apart.items])
-
-    @property
-    def blocks(self) -> list[tuple[int, int]]:
-        """B's rows, a block at a time."""
-        # A product of higher rank wants more rows at a time than fit the cache: BLAS copies the other factor each time.
-        fitting = BLOCK_BYTES // (self.B.itemsize * len(self.B))
-        return _ranges(len(self.B), min(len(self.B), max(1, fitting, min(len(self.solved), 256))))
-
-    def write(self, after: Float64, probes: Float64) -> Float64:
-        """Write B' over B; P' has the diagonal ``after``.
-
-        Returns:
-            P'·probes [n_items, PROBES], computed on the way from the numbers written.
-        """
-        answer: Float64 = after[:, None] * probes
-        weighted = answer.astype(self.B.dtype)
-        blocks: list[tuple[int, int]] = self.blocks
-        written: list[tuple[int, int]] = []
-
-        def write_blocks(shared: Iterable[tuple[int, int]]) -> None:
-            buffer = np.empty((blocks[0][1], len(self.B)), self.B.dtype)
-            for first, stop in shared:
-                block, added = self.B[first:stop], buffer[: stop - first]
-                np.matmul(self.image[:, first:stop].T, self.solved, out=added)
-                written.append((first, stop))  # from here on the block can be undone
-                block *= self.scale
-                block += added
-                block[np.arange(stop - first), np.arange(first, stop)] = 0
-                self._separate(block, first, stop)
-                answer[first:stop] -= block @ weighted
-
-        try:
-            in_parallel(write_blocks, blocks)
-        except BaseException:
-            self.undo(written)
-            raise
-        return answer
-
-    def _separate(self, block: Matrix, first: int, stop: int) -> None:
-        """Set the rows ``first`` to ``stop`` of B to zero between items that nothing connects."""
-        items, labels = self.apart.items, self.apart.labels
-        if len(items):
-            block[:, items] = np.where(labels[first:stop, None] == labels[items], block[:, items], 0)
-            here = items[np.searchsorted(items, first) : np.searchsorted(items, stop)]
-            block[here - first] = np.where(labels[here, None] == labels, block[here - first], 0)
-
-    def undo(self, blocks: Iterable[tuple[int, int]]) -> None:
-        """Restore the written ``blocks`` of B, to rounding."""
-        for first, stop in blocks:
-            self.B[first:stop] = (self.B[first:stop] - self.image[:, first:stop].T @ self.solved) / self.scale
-            self.B[np.arange(first, stop), np.arange(first, stop)] = 0
-        self.B[self.apart.items], self.B[:, self.apart.items] = self.rows, self.columns
+def _corrected_matrix(fitted: FittedMapping, change: Change, tolerance: float) -> CorrectedMatrix:
+    """B with what waits beside it: remembered, or with the P_jj of the model as it stands, checked by probes."""
+    weight = fitted.params["reg_weight"]
+    if "diagonal" not in fitted.cache or fitted.cache.get("stored"):
+        B = fitted.B
+        if not isinstance(B, CorrectedMatrix):
+            known = fitted.cache.get("diagonal")
+            B = CorrectedMatrix.of(B, inverse_diagonal(fitted.X, np.asarray(B), weight) if known is None else known)
+        error = _error_of(B, fitted.X, weight)
+        if not error <= tolerance:
+            raise MappingMismatch(f"backward error {error:.1e} above {tolerance:.0e} at reg_weight = {weight}")
+        return B
+    known = fitted.cache["diagonal"]
+    new_items = np.full(fitted.X.shape[1] - len(known), 1 / weight)  # G_jj = λ, nothing else
+    B = CorrectedMatrix.of(fitted.B, np.append(known, new_items))
+    if np.isin(B.alone, change.items).any():  # learned again: the zeros of that item must be written first
+        return CorrectedMatrix.of(B.folded(), B.diagonal)
+    return B
 
 
-def _diagonal(X: sp.csr_matrix, B: Matrix, weight: float, cache: Mapping[str, Any], tolerance: float) -> Float64:
-    """P_jj of the model as it stands: remembered, or computed and checked by a residual probe."""
-    if "diagonal" in cache:
-        known = cache["diagonal"]
-        return np.append(known, np.full(len(B) - len(known), 1 / weight))  # new items: G_jj = λ, nothing else
-    diagonal, probes = inverse_diagonal(X, B, weight), _probes(len(B))
-    error = residual(X, weight, _inverse_times(probes, B, diagonal), probes)
-    if not error <= tolerance:
-        raise MappingMismatch(
-            f"residual |G·P·e - e| / |e| = {error:.1e} above {tolerance:.0e} at reg_weight = {weight}"
-        )
-    return diagonal
+def _error_of(B: CorrectedMatrix, X: sp.csr_matrix, weight: float) -> float:
+    """The backward error of B for X, by fixed normal vectors: of a size everywhere, cancelling nowhere."""
+    probes = np.random.default_rng(0).standard_normal((PROBES, B.shape[0]))
+    return backward_error(X, weight, B.inverse_rows(sp.csr_matrix(probes)), probes)
 
 
-def _inverse_times(probes: Float64, B: Matrix, diagonal: Float64) -> Float64:
-    """P·probes, P = (I - B)·diag(P_jj)."""
-    weighted = diagonal[:, None] * probes
-    product: Float64 = weighted - B @ weighted.astype(B.dtype)
-    return product
+def _profiles(change: Change) -> sp.csr_matrix:
+    """What was forgotten or learned, as probes: the first users' rows, and a mixture of all."""
+    if change.delta.shape[0] <= PROFILES:
+        return change.delta
+    mixture = np.random.default_rng(0).standard_normal((1, change.delta.shape[0]))
+    return sp.vstack([change.delta[: PROFILES - 1], sp.csr_matrix(mixture @ change.delta)], format="csr")
 
 
 def _squares(X: sp.csr_matrix, items: NDArray[np.int64]) -> Float64:
@@ -318,8 +258,3 @@ def _squares(X: sp.csr_matrix, items: NDArray[np.int64]) -> Float64:
 
 def _ranges(n: int, step: int) -> list[tuple[int, int]]:
     return [(first, min(first + step, n)) for first in range(0, n, step)]
-
-
-def _probes(n: int) -> Float64:
-    """Fixed vectors of ±1, [n, PROBES]."""
-    return np.random.default_rng(0).choice([-1.0, 1.0], (n, PROBES))

@@ -41,6 +41,17 @@ def test_sensitive_pairs_are_exactly_those(hand_case, sensitive, items):
     assert len(scenario.requests) == len(scenario.users) == len({u for u, _ in expected})
 
 
+@pytest.mark.parametrize("batch", [0, 1, 7])
+def test_a_sensitive_request_is_one_users_also_of_a_single_interaction(hand_case, batch):
+    """Whatever the batch, as the property file says: u, w, x and z have one or two of the items."""
+    case = hand_case(WATCHED, ITEMS)
+    (scenario,) = case.draw(scenario="sensitive", sensitive={"class": "Horror"}, batch=batch)
+    user = case.dataset.field2token_id["user_id"]
+    asked = {request.users[0]: len(request) for request in scenario.requests}
+    assert asked == {user["u"]: 2, user["v"]: 1, user["x"]: 1, user["z"]: 1}
+    assert all(len(set(request.users.tolist())) == 1 for request in scenario.requests)
+
+
 def test_sensitive_requests_are_compared_at_each_quarter(hand_case):
     """Four users have horror, whatever the batch; u keeps an item, x none."""
     case = hand_case(WATCHED, ITEMS)

@@ -6,7 +6,6 @@ import tracemalloc
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from scipy.spatial.distance import jensenshannon
 
 from recbole_llmd.unlearning import Unlearner
 from recbole_llmd.unlearning.evaluation import metrics
@@ -158,32 +157,53 @@ def test_target_hit_rate_by_hand():
     assert metrics.target_hit_rate(top, [], eligible) is None
 
 
-# --- distributions ----------------------------------------------------------------------------------------------------
+def test_rank_biased_overlap_by_hand():
+    """Depth 1: nothing in common, depth 2: both; the second user's list of one item is complete; the third has none."""
+    top = np.array([[1, 2], [5, -1], [-1, -1]])
+    reference = np.array([[2, 1], [5, -1], [-1, -1]])
+    first = (0.9 * 1.0) / (1 + 0.9)
+    assert metrics.rank_biased_overlap(top, reference) == pytest.approx((first + 1) / 2)
+    assert metrics.rank_biased_overlap(top[:1], reference[:1], 0.25) == pytest.approx(0.25 / 1.25)
+    assert metrics.rank_biased_overlap(top[2:], reference[2:]) is None
+    assert metrics.rank_biased_overlap(np.array([[1, 2]]), np.array([[1, -1]])) == pytest.approx((1 + 0.9 / 2) / 1.9)
 
 
-def test_js_divergence_by_hand():
-    scores, reference = np.log([[0.5, 0.5, 1e9], [0.2, 0.8, 1e9]]), np.log([[0.25, 0.75, 1.0], [0.2, 0.8, 1.0]])
-    mask = np.array([[0, 0, 1], [0, 0, 1]], bool)
-    p, q = (0.5, 0.5), (0.25, 0.75)
-    m = (0.375, 0.625)
-    js = sum(0.5 * a * math.log2(a / c) + 0.5 * b * math.log2(b / c) for a, b, c in zip(p, q, m, strict=True))
-    assert metrics.js_divergence(scores, reference, mask) == pytest.approx(js / 2)  # the second user's is 0
-    assert metrics.js_divergence(np.array([[900.0, 0]]), np.array([[0, 900.0]]), mask[:1, :2]) == 1
-    assert metrics.js_divergence(scores, scores, mask) == 0
-    assert metrics.js_divergence(scores, reference, np.ones((2, 3), bool)) is None
-
-
-def test_js_divergence_is_scipys(monkeypatch):
-    monkeypatch.setattr(metrics, "BLOCK", 130)
+@pytest.mark.parametrize("persistence", [0.5, 0.9])
+def test_rank_biased_overlap_is_sets_at_every_depth(persistence):
     (a, mask), (b, _) = random_case(3), random_case(4)
-    expected = [
-        jensenshannon(np.exp(x[~out]), np.exp(y[~out]), base=2) ** 2
-        for x, y, out in zip(a[1:], b[1:], mask[1:], strict=True)
-    ]
-    assert metrics.js_divergence(a, b, mask) == pytest.approx(np.mean(expected), rel=1e-9)
-    nearly = metrics.js_divergence(a, a + 1e-9 * b, mask)
-    assert 0 <= nearly < 1e-12  # rounding gives no distance below zero
-    assert metrics.js_divergence(a.astype(np.float32), b, mask) == pytest.approx(np.mean(expected), rel=1e-6)
+    tops = metrics.top_k(a, 7, mask), metrics.top_k(b, 7, mask)
+
+    def naive(x, y):
+        x, y = ([item for item in ranking if item >= 0] for ranking in (x, y))
+        depths = range(1, max(len(x), len(y)) + 1)
+        agreement = [persistence ** (d - 1) * len(set(x[:d]) & set(y[:d])) / d for d in depths]
+        return sum(agreement) / sum(persistence ** (d - 1) for d in depths)
+
+    expected = np.mean([naive(x, y) for x, y in zip(*(top[1:].tolist() for top in tops), strict=True)])  # user 0: none
+    assert metrics.rank_biased_overlap(*tops, persistence) == pytest.approx(expected, rel=1e-12)
+    assert metrics.rank_biased_overlap(tops[0], tops[0]) == pytest.approx(1)
+
+
+def test_rank_biased_overlap_sees_an_exchange_at_the_top_more_than_one_below():
+    reference = np.arange(1, 11)[None]
+    above, below = reference.copy(), reference.copy()
+    above[0, [0, 1]], below[0, [8, 9]] = above[0, [1, 0]], below[0, [9, 8]]
+    assert metrics.overlap(above, reference) == metrics.overlap(below, reference) == 1
+    assert metrics.rank_biased_overlap(above, reference) < metrics.rank_biased_overlap(below, reference) < 1
+
+
+@pytest.mark.parametrize("of_B", FORMATS[:-1])
+def test_column_change_is_numpys(of_B, monkeypatch):
+    monkeypatch.setattr(metrics, "BLOCK", 40)
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((13, 13)) * (rng.random((13, 13)) < 0.4) for _ in range(2))
+    np.testing.assert_allclose(metrics.column_change(of_B(a), of_B(b)), np.linalg.norm(a - b, axis=0), rtol=1e-12)
+
+
+def test_the_more_active_half():
+    assert metrics.more_active([4, 9, 1, 9]).tolist() == [False, True, False, True]
+    assert metrics.more_active([2, 2, 2]).tolist() == [False, True, True]  # the odd one is of the active
+    assert metrics.more_active([]).tolist() == []
 
 
 # --- on real models ---------------------------------------------------------------------------------------------------
@@ -205,16 +225,16 @@ def test_correcting_X_alone_is_visible(trained, name, monkeypatch):
             "B": metrics.relative_frobenius(B, reference_B),
             "scores": metrics.relative_frobenius(scores, reference),
             "overlap": metrics.overlap(*tops),
-            "js": metrics.js_divergence(scores[1:], reference[1:], history[1:]),
+            "rbo": metrics.rank_biased_overlap(*tops),
         }
 
     right = figures(*corrected_matrices(model, train.dataset, "mapping", users, items))
     assert right["X"] == 0 and right["B"] < 1e-5 and right["scores"] < 1e-5
-    assert right["overlap"] > 0.999 and right["js"] < 1e-9
+    assert right["overlap"] > 0.999 and right["rbo"] > 0.999
 
     mapping = Unlearner(model, train.dataset).mapping
     monkeypatch.setattr(mapping, "correct", lambda state, change, tolerance: Correction(state.B, "planted bug"))
     wrong = figures(*corrected_matrices(model, train.dataset, "mapping", users, items))
     assert wrong["X"] == 0  # what looks at X alone finds nothing
     assert wrong["B"] > 0.5 and wrong["scores"] > 0.3
-    assert wrong["overlap"] < 0.9 and wrong["js"] > 1e-3
+    assert wrong["overlap"] < 0.9 and wrong["rbo"] < 0.9

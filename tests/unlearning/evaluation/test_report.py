@@ -13,8 +13,8 @@ from recbole_llmd.unlearning.evaluation import plots, report
 from recbole_llmd.unlearning.evaluation.record import EvaluationRecord
 from tests.helpers.pages import data_of, loads, page_of
 
-ARMS = ("original", "no-op", "X only", "corrected", "SISA", "retrained")
-DISTANCE = {"original": 0.2, "no-op": 0.2, "X only": 0.1, "corrected": 1e-14, "SISA": 0.3, "retrained": 0.0}
+ARMS = ("original", "no-op", "X only", "one step", "corrected", "SISA", "RecEraser-mean", "retrained")
+DISTANCE = dict(zip(ARMS, (0.2, 0.2, 0.1, 0.05, 1e-14, 0.3, 0.35, 0.0), strict=True))
 
 FIT = {"model": "EASE", "dataset": "toy", "recbole_seconds": 3.0, "seconds": 0.5, "B_frobenius": 2e-6, "columns": 0}
 
@@ -23,24 +23,29 @@ def row(arm, seed, scenario="interactions", ratio=0.01, checkpoint=1.0, **more):
     """One row: distances by arm, NDCG 0.3 + seed / 1000; correcting takes 1 ms an interaction, retraining 10 s."""
     interactions = round(100_000 * ratio) if ratio else 40
     seconds = {"original": 0.0, "no-op": 0.0, "corrected": 1e-3 * interactions, "retrained": 10.0}.get(arm, 2.0)
-    distance = None if arm == "SISA" else DISTANCE[arm]
+    distance = None if arm in ("SISA", "RecEraser-mean") else DISTANCE[arm]
     return {
         **dict(model="EASE", dataset="toy", scenario=scenario, group=None, ratio=ratio, seed=seed),
         **dict(checkpoint=checkpoint, requests=1, users=7, interactions=interactions, phase="forget", arm=arm),
         **dict(method="refit" if arm == "retrained" else "none", B_frobenius=distance, B_max=distance),
-        **dict(scores_frobenius=DISTANCE[arm], scores_max=DISTANCE[arm], js=0.0),
+        **dict(scores_frobenius=DISTANCE[arm], scores_max=DISTANCE[arm]),
         "overlap@10": 1 - DISTANCE[arm],
         "overlap@20": 1.0,
+        "rbo@20": 1.0,
+        **dict(users_compared=700, users_left_out=7, pairs_attacked=100, pairs_left_out=9),
         "forget_recall@10": 0.25,
         "forget_recall@20": 0.35,
-        **dict(membership_auc_scores=0.75, membership_auc_mapping=0.625),
+        **dict(membership_auc_scores=0.75, membership_auc_mapping=0.625, shadow_auc=0.5625),
+        **dict(difference_auc_users=0.875, difference_auc_items=0.5),
+        "activity_gap_ndcg@10": 0.03125,
         "sensitive_exposure@10": 0.4 - 0.3 * checkpoint if scenario == "sensitive" else None,
         "spam_hit@10": DISTANCE[arm] * 2 if scenario == "spam" else None,
         "test_ndcg@10": 0.3 + seed / 1000,
         "ratio_ndcg@10": 0.9 if arm == "SISA" else 1.0,
         "test_mrr@10": 0.2,
         "ratio_mrr@10": 0.5,
-        **dict(seconds_p50=seconds, seconds_p90=seconds, seconds_total=seconds, seconds_io=0.5),
+        **dict(seconds_p50=seconds, seconds_p90=seconds, seconds_total=seconds, seconds_saving=0.5),
+        **dict(seconds_cold=6 * seconds or None, seconds_warm=None, seconds_amortised=seconds),
         **dict(retraining_seconds=10.0, speedup=10 / seconds if seconds else None, peak_bytes=3 * 2**20),
         **more,
     }
@@ -100,13 +105,13 @@ def test_terminal_summary(capsys):
     assert "Completeness is measured against the retrained arm" in printed
     assert printed.count(" seeds") == 5 + 1  # three sizes, the sensitive items' last checkpoint, spam; the notes
     block = printed[printed.index("interactions, 0.1%") :].split("\n\n")[0].splitlines()
-    lines = {line[:10].strip(): line for line in block}
+    lines = {line[:14].strip(): line for line in block}
     figures = re.split(r"  +", lines["corrected"])
     utility = f"{statistics.mean([0.302, 0.303, 0.305]):.4f} ± {statistics.stdev([0.302, 0.303, 0.305]):.4f}"
-    expected = ["1.00e-14", "1.0000", "0.2500", "0.7500", "0.6250", utility, "1.0000", "100 ms", "100 ms", "600 ms"]
-    assert figures == ["corrected", *expected, "100×"]
+    expected = ["1.00e-14", "1.0000", "0.2500", "0.7500", "0.6250", "0.5625", "0.8750", utility]
+    assert figures == ["corrected", *expected, "600 ms", "100 ms", "100×"]  # nothing is warm here
     assert re.split(r"  +", lines["SISA"])[:3] == ["SISA", "–", "0.7000"]
-    assert list(lines)[-6:] == list(ARMS)
+    assert list(lines)[-len(ARMS) :] == list(ARMS)
     sensitive = printed[printed.index("sensitive ·") :].split("\n\n")[0]
     assert re.search(r"retrained .* 0\.1000 ", sensitive)  # the exposure of the last checkpoint
 

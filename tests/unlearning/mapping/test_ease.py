@@ -1,15 +1,18 @@
 """EASE's correction against the inverse, and what corrections cost."""
 
+import pickle
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from hypothesis import given
-from threadpoolctl import threadpool_limits
 
 from recbole_llmd.errors import MappingMismatch, UnsolvedError
 from recbole_llmd.unlearning.mapping import cost_model, ease
+from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
 from recbole_llmd.unlearning.mapping.correction import FittedMapping
 from tests.helpers.mapping_cases import EASE, change_between, changes, corrected, interactions, quick
+from tests.helpers.mapping_models import dense
 
 
 def ease_by_inverse(X, weight):
@@ -26,7 +29,7 @@ def test_ease_is_the_inverse_after_any_change(dtype, allowed, change):
     before, after = change
     expected = ease_by_inverse(after, EASE["reg_weight"])
     result = corrected(ease, EASE, before, after, dtype=dtype, B=ease_by_inverse(before, 3.0).astype(dtype))
-    assert np.linalg.norm(result.B - expected) <= allowed * np.linalg.norm(expected)
+    assert np.linalg.norm(dense(result.B) - expected) <= allowed * np.linalg.norm(expected)
     assert result.B.dtype == dtype
     fitted = ease.fit(sp.csr_matrix(after), EASE, dtype)
     assert np.linalg.norm(fitted - expected) <= allowed * np.linalg.norm(expected)
@@ -50,19 +53,56 @@ def test_ease_forgets_a_popular_item_at_rank_two():
     assert result.method == "low-rank update" and result.estimates["rank"] == 2
 
 
-def test_ease_corrects_in_place_and_remembers_the_diagonal(monkeypatch):
+def test_ease_leaves_what_it_is_given_and_remembers_the_diagonal(monkeypatch):
     before = interactions(1)
     B = ease_by_inverse(before, 3.0)
-    X, cache = before, {}
-    monkeypatch.setattr(ease, "refit_seconds", lambda n, dtype: np.inf)
+    untouched, X, cache = B.copy(), before, {}
+    monkeypatch.setattr(ease, "PENDING", 3)
+    ranks, earlier = [], []
     for user in range(1, 8):
         after = X.copy()
         after[user] = 0
+        if isinstance(B, CorrectedMatrix):
+            earlier.append((B, B.folded()))
         result = corrected(ease, EASE, X, after, B=B, cache=cache)
-        assert result.B is B
-        assert np.abs(B - ease_by_inverse(after, 3.0)).max() < 1e-12
-        X, cache = after, result.cache
+        ranks.append(result.B.rank if isinstance(result.B, CorrectedMatrix) else "written")
+        assert np.abs(dense(result.B) - ease_by_inverse(after, 3.0)).max() < 1e-12
+        X, B, cache = after, result.B, result.cache
         monkeypatch.setattr(ease, "inverse_diagonal", None)  # not needed any more
+    assert ranks == [1, 2, 3, "written", 1, 2, 3]
+    assert all(np.array_equal(matrix.folded(), content) for matrix, content in earlier)
+    assert np.array_equal(untouched, ease_by_inverse(before, 3.0))
+
+
+@pytest.mark.parametrize("dtype, allowed", [(np.float64, 1e-12), (np.float32, 1e-5)])
+def test_scores_and_columns_are_those_of_the_matrix_written(always_update, dtype, allowed):
+    before, _ = world()
+    after = before.copy()
+    after[-1] = after[7] = 0
+    after[9, 5] = 1 - after[9, 5]
+    B = corrected(ease, EASE, before, after, dtype=dtype).B
+    assert len(B.alone) == 3 and B.rank == 4
+    X, expected = sp.csr_matrix(after.astype(dtype)), ease_by_inverse(after, 3.0)
+    history = X[[3, 9, 20]]
+    for rows in (history, history.toarray()):
+        assert np.abs(rows @ B - rows @ expected).max() < allowed
+    assert np.abs((sp.csr_matrix(np.eye(40, dtype=dtype)) @ B).diagonal()).max() < allowed
+    for columns in (5, np.array([0, 1, 5, 17]), slice(2, 9)):
+        assert np.abs(B[:, columns] - expected[:, columns]).max() < allowed
+        assert np.array_equal(B[:, columns] == 0, expected[:, columns] == 0)
+    assert np.abs(B[3] - expected[3]).max() < allowed and B[2, 5] == 0
+    assert np.array_equal(pickle.loads(pickle.dumps(B)), B.folded())
+
+
+def test_two_models_that_went_apart_do_not_share_what_waits():
+    before = interactions(1)
+    first, left, right = before.copy(), before.copy(), before.copy()
+    first[3] = left[[3, 4]] = right[[3, 5]] = 0
+    shared = corrected(ease, EASE, before, first)
+    apart = [corrected(ease, EASE, first, X, B=shared.B, cache=shared.cache) for X in (left, right)]
+    for X, result in zip((left, right), apart):
+        assert result.B.rank == 2 and np.abs(dense(result.B) - ease_by_inverse(X, 3.0)).max() < 1e-12
+    assert np.abs(dense(shared.B) - ease_by_inverse(first, 3.0)).max() < 1e-12
 
 
 def test_ease_updates_a_grown_model_without_computing_the_diagonal_anew(monkeypatch):
@@ -74,15 +114,16 @@ def test_ease_updates_a_grown_model_without_computing_the_diagonal_anew(monkeypa
     monkeypatch.setattr(ease, "refit_seconds", lambda n, dtype: np.inf)
     result = corrected(ease, EASE, grown, after, B=np.pad(ease_by_inverse(X, 3.0), (0, 2)), cache=cache)
     assert result.method == "low-rank update" and result.residual < 1e-12
-    assert np.abs(result.B - ease_by_inverse(after, 3.0)).max() < 1e-12
+    assert np.abs(dense(result.B) - ease_by_inverse(after, 3.0)).max() < 1e-12
 
 
 def test_ease_refits_where_that_is_cheaper(monkeypatch):
     before, after = interactions(2), interactions(3)
     monkeypatch.setattr(ease, "refit_seconds", lambda n, dtype: 0.0)
+    monkeypatch.setattr(ease, "WORTH_COMPARING", 0)
     result = corrected(ease, EASE, before, after)
     assert result.method == "refit" and result.residual < 1e-12
-    assert np.abs(result.B - ease_by_inverse(after, 3.0)).max() < 1e-12
+    assert np.abs(dense(result.B) - ease_by_inverse(after, 3.0)).max() < 1e-12
 
 
 def test_ease_refits_when_the_update_drifted(monkeypatch):
@@ -98,36 +139,11 @@ def test_ease_refits_when_the_update_drifted(monkeypatch):
     monkeypatch.setattr(ease, "woodbury", off)
     monkeypatch.setattr(ease, "refit_seconds", lambda n, dtype: np.inf)
     result = corrected(ease, EASE, before, after, tolerance=1e-10)
-    assert result.method == "refit" and "residual" in result.notes[0]
-    assert np.abs(result.B - ease_by_inverse(after, 3.0)).max() < 1e-12
+    assert result.method == "refit" and "backward error" in result.notes[0]
+    assert np.abs(dense(result.B) - ease_by_inverse(after, 3.0)).max() < 1e-12
     monkeypatch.setattr(ease, "fit", lambda *arguments: np.zeros_like(before.T @ before))
-    B = ease_by_inverse(before, 3.0)
     with pytest.raises(UnsolvedError):
-        corrected(ease, EASE, before, after, B=B, tolerance=1e-10)
-    assert np.abs(B - ease_by_inverse(before, 3.0)).max() < 1e-12  # as it was
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_ease_restores_what_it_wrote_when_it_is_interrupted(monkeypatch, threads):
-    before = interactions(2, items=40)
-    after = before.copy()
-    after[3] = 0
-    B = ease_by_inverse(before, 3.0)
-    monkeypatch.setattr(ease, "BLOCK_BYTES", 5 * 40 * 8)
-    matmul, calls = np.matmul, []
-
-    def interrupted(*arguments, **keywords):
-        calls.append(B.copy())
-        if len(calls) == 4:
-            raise MemoryError
-        return matmul(*arguments, **keywords)
-
-    monkeypatch.setattr(np, "matmul", interrupted)
-    monkeypatch.setattr(ease, "refit_seconds", lambda n, dtype: np.inf)
-    with threadpool_limits(threads), pytest.raises(MemoryError):
-        corrected(ease, EASE, before, after, B=B)
-    assert np.abs(calls[-1] - ease_by_inverse(before, 3.0)).max() > 1e-4  # it had begun
-    assert np.abs(B - ease_by_inverse(before, 3.0)).max() < 1e-12
+        corrected(ease, EASE, before, after, B=ease_by_inverse(before, 3.0), tolerance=1e-10)
 
 
 def test_ease_refuses_a_matrix_of_other_interactions():
@@ -157,6 +173,7 @@ def world(seed=0, users=80, items=40):
 
 
 def assert_nothing_is_left(B, X, cache, weight=3.0):
+    B = dense(B)
     for item in np.flatnonzero(X[:, 1:].sum(axis=0) == 0) + 1:
         assert not B[:, item].any() and not B[item].any()
         assert cache["diagonal"][item] == 1 / weight
@@ -179,7 +196,8 @@ def test_ease_keeps_no_trace_of_who_had_an_item_that_nobody_has_any_more(always_
     assert result.method == "low-rank update"
     for item in (1, 2, 3):  # nobody has the first two; the third one's last user has nothing else
         others = np.setdiff1d(history, item)
-        for trace in (result.B[:, item], result.B[item]):
+        B = dense(result.B)
+        for trace in (B[:, item], B[item]):
             assert auc(np.abs(trace), others) == 0.5
             assert not trace.any()
     assert result.cache["diagonal"][1] == result.cache["diagonal"][2] == 1 / 3.0
@@ -226,24 +244,6 @@ def test_ease_keeps_no_trace_between_groups_that_only_the_forgotten_connected(al
     assert_nothing_is_left(result.B, after, result.cache)
 
 
-def test_ease_restores_the_zeros_when_an_update_fails(always_update, monkeypatch):
-    before, _ = world()
-    after = before.copy()
-    after[-1] = 0
-    B = ease_by_inverse(before, 3.0)
-    monkeypatch.setattr(ease, "BLOCK_BYTES", 5 * 40 * 8)
-
-    def fail(*arguments):
-        assert not B[:, 1].any()  # it was written
-        raise MemoryError
-
-    cache = {"diagonal": np.diag(np.linalg.inv(before.T @ before + 3.0 * np.eye(40)))}
-    monkeypatch.setattr(ease, "residual", fail)
-    with pytest.raises(MemoryError):
-        corrected(ease, EASE, before, after, B=B, cache=cache)
-    assert np.abs(B - ease_by_inverse(before, 3.0)).max() < 1e-12 and B[:, 1].any()
-
-
 def test_ease_takes_little_memory():
     import tracemalloc
 
@@ -256,7 +256,7 @@ def test_ease_takes_little_memory():
     drop[rng.choice(1500, 5, replace=False)] = 0
     change = change_between(X, sp.csr_matrix(sp.diags(drop.astype(np.float32)) @ X))
     cost_model.rates("float32")
-    for fresh, allowed in ((False, 0.4), (True, 1.2)):
+    for fresh, allowed in ((False, 0.3), (True, 1.2)):
         tracemalloc.start()
         result = (
             ease.refit(change.X, {"reg_weight": 50.0}, B.dtype, 1e-4, {})

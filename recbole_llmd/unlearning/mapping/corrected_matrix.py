@@ -1,0 +1,243 @@
+"""EASE's mapping matrix with low-rank corrections that are not written into it yet.
+
+B is dense: to write a correction into it is a pass over all of its memory. A correction of rank r is kept instead as
+2·r rows and applied where scores are asked for. With P = (XᵀX + λI)⁻¹ and P₀ its value when B₀ was written,
+
+    P = P₀ - LᵀR,    B = B₀·diag(d₀/d) + LᵀR·diag(1/d), zero on the diagonal,    d = diag(P), d₀ = diag(P₀).
+
+:meth:`CorrectedMatrix.folded` writes B. Nothing that is reachable from a :class:`CorrectedMatrix` is ever written
+again, so that whoever reads one keeps reading the same matrix while the next is made.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from recbole_llmd.unlearning.mapping.threads import in_parallel
+
+BLOCK_BYTES = 1 << 20  # of B at a time: it stays in a core's cache between its reads and writes
+CAPACITY = 64  # rows of a new store
+
+Matrix = NDArray[Any]
+Float64 = NDArray[np.float64]
+Numbers = NDArray[np.int64]
+
+
+class _Rows:
+    """Rows [capacity, n] that grow by appending: those that somebody reads stay where they are, as they are."""
+
+    def __init__(self, capacity: int, n: int, dtype: np.dtype[Any]) -> None:
+        self.memory, self.used = np.empty((capacity, n), dtype), 0
+
+    def appended(self, used: int, rows: Matrix) -> _Rows:
+        """A store whose first ``used`` rows are this one's and whose next ones are ``rows``."""
+        store, total = self, used + len(rows)
+        if self.used != used or total > len(self.memory):  # another has appended here already, or it is full
+            store = _Rows(max(total, CAPACITY), self.memory.shape[1], self.memory.dtype)
+            store.memory[:used] = self.memory[:used]
+        store.memory[used:total] = rows
+        store.used = total
+        return store
+
+
+@dataclass(frozen=True, eq=False)
+class CorrectedMatrix:
+    """B with corrections pending: what RecBole's EASE reads of its ``item_similarity``.
+
+    RecBole multiplies sparse rows by it (here they may not repeat an entry) and reads columns of it. Pickled (a
+    checkpoint), it is written as the array that it stands for, so that plain RecBole reads it and nothing of the
+    corrections is left.
+
+    Attributes:
+        base: B₀ [n, n].
+        base_diagonal, diagonal: d₀ and d [n], float64.
+        rank: the rows of L and R.
+        alone: items that nothing connects with another any more: their rows and columns of B are zero.
+
+    >>> P = np.linalg.inv([[3.0, 1.0], [1.0, 2.0]])
+    >>> B = CorrectedMatrix.of(np.array([[0, -P[0, 1] / P[1, 1]], [-P[1, 0] / P[0, 0], 0]]), P.diagonal())
+    >>> W = np.array([[1.0, 1.0]]) @ P  # the user with both items leaves: P' = P - Wᵀ·(1/(-1 + uᵀPu))·W
+    >>> after = B.corrected(W, W / (W.sum() - 1), P.diagonal() - W[0] ** 2 / (W.sum() - 1))
+    >>> np.round(after.folded(), 12).tolist(), after.rank  # X'X + λI is diagonal then
+    ([[0.0, 0.0], [0.0, 0.0]], 1)
+    """
+
+    base: Matrix
+    base_diagonal: Float64
+    diagonal: Float64
+    rank: int = 0
+    alone: Numbers = field(default_factory=lambda: np.zeros(0, np.int64))
+    _left: _Rows | None = field(default=None, repr=False)
+    _right: _Rows | None = field(default=None, repr=False)
+
+    __array_ufunc__ = None  # NumPy leaves products to __rmatmul__; SciPy does so with what is no sequence (no __len__)
+
+    @classmethod
+    def of(cls, B: Matrix | CorrectedMatrix, diagonal: Float64) -> CorrectedMatrix:
+        """B itself, with nothing pending; ``diagonal`` [n] is that of P."""
+        if isinstance(B, CorrectedMatrix):
+            return B
+        B = np.asarray(B)
+        return cls(B, diagonal, diagonal)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[n, n]."""
+        n = len(self.base)
+        return n, n
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """B₀'s."""
+        dtype: np.dtype[Any] = self.base.dtype
+        return dtype
+
+    @property
+    def left(self) -> Matrix:
+        """L [rank, n]."""
+        return self.base[:0] if self._left is None else self._left.memory[: self.rank]
+
+    @property
+    def right(self) -> Matrix:
+        """R [rank, n]."""
+        return self.base[:0] if self._right is None else self._right.memory[: self.rank]
+
+    def corrected(
+        self, left: Matrix, right: Matrix, diagonal: Float64, alone: Numbers | None = None
+    ) -> CorrectedMatrix:
+        """The matrix of P - leftᵀ·right [r, n], with its ``diagonal``; ``alone``: the items that it separates."""
+        n, dtype, kept = len(self.base), self.dtype, self.rank
+        stores = [
+            (_Rows(CAPACITY, n, dtype) if store is None else store).appended(kept, rows)
+            for store, rows in ((self._left, left), (self._right, right))
+        ]
+        return replace(
+            self,
+            diagonal=diagonal,
+            rank=kept + len(left),
+            alone=self.alone if alone is None else np.union1d(self.alone, alone),
+            _left=stores[0],
+            _right=stores[1],
+        )
+
+    def inverse_rows(self, rows: sp.csr_matrix) -> Matrix:
+        """rows·P [m, n] of sparse ``rows`` [m, n], in B's dtype."""
+        rows = rows.astype(self.dtype)
+        kept = self._connected(rows)
+        product: Matrix = kept.toarray() - _times(kept, self.base)
+        product *= self.base_diagonal.astype(self.dtype)
+        if self.rank:
+            product -= self._times_left(kept) @ self.right
+        if len(self.alone):
+            product[:, self.alone] = rows[:, self.alone].toarray() * self.diagonal[self.alone]
+        return product
+
+    def __rmatmul__(self, rows: Any) -> Matrix:
+        """rows·B [m, n] of sparse or dense ``rows`` [m, n]: the scores of users with these interactions."""
+        if not (sp.issparse(rows) and rows.format == "csr" and rows.dtype == self.dtype):
+            rows = sp.csr_matrix(rows, dtype=self.dtype)
+        rows = self._connected(rows)
+        scores = _times(rows, self.base)
+        scores *= self._scale
+        if self.rank:
+            scores += (self._times_left(rows) @ self.right) * self._inverse_diagonal
+            scores[_row_numbers(rows), rows.indices] -= rows.data * self._own[rows.indices]
+        scores[:, self.alone] = 0
+        return scores
+
+    def __getitem__(self, index: Any) -> Any:
+        if not (isinstance(index, tuple) and len(index) == 2 and index[0] == slice(None)):
+            return self.folded()[index]
+        columns = np.arange(len(self.base))[index[1]]
+        part = self.base[:, columns] * self._scale[columns]
+        if self.rank:
+            part += self.left.T @ (self.right[:, columns] * self._inverse_diagonal[columns])
+        part[self.alone] = 0
+        part[..., np.isin(columns, self.alone)] = 0
+        part[columns, np.arange(part.shape[1]) if part.ndim == 2 else ...] = 0
+        return part
+
+    def folded(self, labels: Numbers | None = None) -> Matrix:
+        """B as an array of its own [n, n]; zero between items of different ``labels`` [n], if there are any."""
+        n = len(self.base)
+        B = np.empty((n, n), self.dtype)
+        scale, weighted = self._scale, self.right * self._inverse_diagonal
+        # A product of higher rank wants more rows at a time than fit the cache: BLAS copies the other factor each time.
+        height = min(n, max(1, BLOCK_BYTES // (B.itemsize * n), min(self.rank, 256)))
+
+        def write(blocks: Iterable[tuple[int, int]]) -> None:
+            buffer = np.empty((height, n), B.dtype)
+            for first, stop in blocks:
+                block = B[first:stop]
+                np.multiply(self.base[first:stop], scale, out=block)
+                if self.rank:
+                    added = buffer[: stop - first]
+                    np.matmul(self.left[:, first:stop].T, weighted, out=added)
+                    block += added
+                block[:, self.alone] = 0
+                if labels is not None:
+                    block[labels[first:stop, None] != labels] = 0
+                block[np.arange(stop - first), np.arange(first, stop)] = 0
+
+        in_parallel(write, [(first, min(first + height, n)) for first in range(0, n, height)])
+        B[self.alone] = 0
+        return B
+
+    def copy(self) -> CorrectedMatrix:
+        """Itself: nothing of it is ever written."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CorrectedMatrix:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return np.asarray, (self.folded(),)
+
+    @functools.cached_property
+    def _scale(self) -> Matrix:
+        return (self.base_diagonal / self.diagonal).astype(self.dtype)
+
+    @functools.cached_property
+    def _inverse_diagonal(self) -> Matrix:
+        return (1 / self.diagonal).astype(self.dtype)
+
+    @functools.cached_property
+    def _own(self) -> Matrix:
+        """The diagonal of LᵀR·diag(1/d), which is no part of B."""
+        return ((self.base_diagonal - self.diagonal) / self.diagonal).astype(self.dtype)
+
+    def _times_left(self, rows: sp.csr_matrix) -> Matrix:
+        """rows·Lᵀ [m, rank]."""
+        columns, place = np.unique(rows.indices, return_inverse=True)
+        dense = np.zeros((rows.shape[0], len(columns)), self.dtype)
+        dense[_row_numbers(rows), place] = rows.data
+        product: Matrix = dense @ self.left[:, columns].T
+        return product
+
+    def _connected(self, rows: sp.csr_matrix) -> sp.csr_matrix:
+        """``rows`` without the items that are alone."""
+        if not len(self.alone):
+            return rows
+        rows = rows.copy()
+        rows.data[np.isin(rows.indices, self.alone)] = 0
+        return rows
+
+
+def _row_numbers(rows: sp.csr_matrix) -> Numbers:
+    """The row of every entry."""
+    return np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+
+
+def _times(rows: sp.csr_matrix, matrix: Matrix) -> Matrix:
+    """rows·matrix [m, n] of sparse ``rows`` [m, n]."""
+    # Many entries: the product of dense arrays is faster.
+    few = rows.nnz < 0.05 * rows.shape[0] * rows.shape[1]
+    product: Matrix = (rows if few else rows.toarray()) @ matrix
+    return product
