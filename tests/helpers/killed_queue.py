@@ -5,6 +5,7 @@ other; ``... moments N`` kills at N random moments. Prints how many processes we
 """
 
 import builtins
+import functools
 import os
 import random
 import signal
@@ -161,7 +162,7 @@ def kill_at_moments(count):
             done = not os.WIFSIGNALED(os.waitpid(child, 0)[1])
             killed += not done
         ended(lambda: answer_queue(**QUEUE))
-        ended(lambda: checked(f"{killed} were killed"))
+        ended(functools.partial(checked, f"{killed} were killed"))
     return killed
 
 
