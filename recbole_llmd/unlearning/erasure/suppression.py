@@ -4,9 +4,9 @@ A file of salted digests of users and of pairs, with a checksum; its salt is in 
 ``suppression_list`` names it, for every model. RecBole's Dataset leaves out what the list has right after it has read
 the atomic files, before it numbers users and items: filters, splits and samples know nothing of it.
 
-Entries are only added, at the end. How many a run was built with is kept in its Config (``suppression_entries``), and
-so in its checkpoints: read again, such a checkpoint gets the data of its training although the list has grown since,
-and RecBole's saved datasets and dataloaders are not taken where the list has grown.
+Entries are only added, at the end. Which ones a run was built with is kept in its Config (``suppression_state``), so also
+in its checkpoints: read again, such a checkpoint gets the data of its training although the list has grown since, and
+what other runs have saved (RecBole's datasets and dataloaders, results of a comparison) is not taken in its place.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from recbole_llmd.settings import SUPPRESSION_RULES
 from recbole_llmd.unlearning.erasure.digests import digest, named_in, read_salt
 from recbole_llmd.unlearning.erasure.durable import durable_write, locked
 
-KEY, COUNT = "suppression_list", "suppression_entries"  # in Configs
+KEY, STATE = "suppression_list", "suppression_state"  # in Configs
 HEAD = "recbole-llmd suppression list"
 USER, PAIR = "user", "pair"
 
@@ -44,10 +44,11 @@ class SuppressionList:
     Args:
         path: the file.
         create: whether a file that is not there is an empty list, to be written by :meth:`add`.
-        count: how many entries to read, the first ones; all if None.
+        state: what :attr:`state` was, to read the entries of that time alone; None for all.
 
     Raises:
-        DataError: if the file is not there, is damaged, has fewer entries, or belongs to another salt.
+        DataError: if the file is not there, is damaged, no longer has the entries of ``state``, or belongs to another
+            salt.
         SettingsError: if its salt is not there.
 
     >>> listed = SuppressionList("forgotten.list", create=True)
@@ -57,7 +58,7 @@ class SuppressionList:
     [True, False, True]
     """
 
-    def __init__(self, path: str | PathLike[str], create: bool = False, count: int | None = None) -> None:
+    def __init__(self, path: str | PathLike[str], create: bool = False, state: str | None = None) -> None:
         self.path = os.fspath(path)
         is_new = create and not os.path.exists(path)
         if not is_new and not os.path.isfile(path):
@@ -66,9 +67,15 @@ class SuppressionList:
             self._salt = read_salt(f"{self.path}.salt", create=is_new)
         self._first = f"{HEAD} {digest(self._salt, HEAD)}"
         self.entries: list[str] = [] if is_new else self._read()
-        if count is not None and len(self.entries) < count:
-            raise self._refused(f"has {len(self.entries)} entries, and had {count} when it was used before")
-        self.entries = self.entries[:count]
+        if state is not None:
+            self.entries = self.entries[: int(state.split()[0])]
+            if self.state != state:
+                raise self._refused("no longer has all entries that it had when it was used before")
+
+    @property
+    def state(self) -> str:
+        """How many entries there are, and a hash of them."""
+        return f"{len(self.entries)} {hashlib.sha256(repr(self.entries).encode()).hexdigest()[:16]}"
 
     def _refused(self, problem: str) -> DataError:
         return DataError(
@@ -132,7 +139,7 @@ def install() -> None:
     """Let RecBole's Config and Dataset heed the list; called once by ``import recbole_llmd``."""
     Config._set_default_parameters = _with_check(Config._set_default_parameters)
     Dataset._load_data = _without_suppressed(Dataset._load_data)
-    dataset_arguments.extend([KEY, COUNT])  # saved datasets and dataloaders are taken where these are the same
+    dataset_arguments.extend([KEY, STATE])  # saved datasets and dataloaders are taken where these are the same
 
 
 def _with_check(set_defaults: Any) -> Any:
@@ -140,12 +147,13 @@ def _with_check(set_defaults: Any) -> Any:
     def _set_default_parameters(self: Config) -> None:
         values = self.final_config_dict
         for key in self.external_config_dict:
-            if key != KEY and (key == COUNT or difflib.get_close_matches(key, [KEY], cutoff=0.8)):
+            if key != KEY and (key == STATE or difflib.get_close_matches(key, [KEY], cutoff=0.8)):
                 raise SettingsError(f"{key} is not a setting. The nearest valid name is {KEY}.")
         path, rule = values.get(KEY), SUPPRESSION_RULES[KEY]
         if not rule.test(path):
             raise SettingsError(f"{KEY} = {path!r}: must be {rule.text}.")
-        values[COUNT] = None if path is None else len(SuppressionList(path).entries)
+        if path is not None:
+            values[STATE] = SuppressionList(path).state
         set_defaults(self)
 
     return _set_default_parameters
@@ -156,7 +164,7 @@ def _without_suppressed(load: Any) -> Any:
     def _load_data(self: Dataset, token: str, dataset_path: str) -> None:
         load(self, token, dataset_path)
         if self.config[KEY] is not None:
-            _leave_out(self, SuppressionList(self.config[KEY], count=self.config[COUNT]))
+            _leave_out(self, SuppressionList(self.config[KEY], state=self.config[STATE]))
 
     return _load_data
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from recbole.data import create_dataset, data_preparation
 
 from recbole_llmd.cli import main
 from recbole_llmd.errors import CheckpointError, DataError, SettingsError
+from recbole_llmd.trainer.llmd4rec import fingerprint
 from recbole_llmd.unlearning import Unlearner
 from recbole_llmd.unlearning.erasure.digests import digest
 from recbole_llmd.unlearning.erasure.suppression import SuppressionList
@@ -127,7 +129,7 @@ def test_every_changed_byte_is_an_error(workdir, data):
         ({"suppression_list": 7}, SettingsError, "suppression_list = 7: must be None or a non-empty string"),
         ({"supression_list": "s"}, SettingsError, "supression_list is not a setting. The nearest valid name is"),
         ({"suppression_lists": "s"}, SettingsError, "suppression_lists is not a setting"),
-        ({"suppression_entries": 0}, SettingsError, "suppression_entries is not a setting"),
+        ({"suppression_state": 0}, SettingsError, "suppression_state is not a setting"),
     ],
 )
 @pytest.mark.parametrize("model", ["EASE", "IMCorrect"])
@@ -171,19 +173,21 @@ def test_a_checkpoint_gets_the_data_of_its_training_though_the_list_has_grown(wo
     content = (workdir / "s").read_bytes()
     os.remove("s")
     os.remove("s.salt")
-    SuppressionList("s", create=True).add([])
-    with pytest.raises(CheckpointError, match="has 0 entries, and had 3 when it was used before"):
+    anew = SuppressionList("s", create=True)  # as many entries, but others
+    anew.add(anew.lines([f"x{number}" for number in range(5)], None))
+    with pytest.raises(CheckpointError, match="no longer has all entries that it had"):
         Unlearner.from_checkpoint("m.pth")
     assert content.count(b"user ") == 3
 
 
 def test_entries_are_kept_once_and_in_their_order(workdir, data):
-    listed, first = SuppressionList("s"), SuppressionList("s").entries
+    listed = SuppressionList("s")
+    first, state = listed.entries, listed.state
     other = SuppressionList("s")  # another process, which read the list before it grew
     listed.add([*listed.lines(["u8"], None), *first, *listed.lines(["u8"], None)])
     other.add(other.lines(["u9"], None))
     assert SuppressionList("s").entries == first + listed.lines(["u8", "u9"], None)
-    assert SuppressionList("s", count=3).entries == first
+    assert SuppressionList("s", state=state).entries == first
 
 
 def test_digests_are_looked_up_by_user_and_by_pair(workdir, data):
@@ -208,3 +212,18 @@ def test_the_commands_suppress(workdir, data, capsys):
     (path,) = (workdir / "saved").glob("EASE-*.pth")
     names = Unlearner.from_checkpoint(path).dataset.field2token_id["user_id"]
     assert not {"u1", "u7", "u8"} & set(names) and "u2" in names
+
+
+def test_a_run_is_another_where_the_list_has_grown(workdir, data):
+    """Results that a comparison has, and what LLMD4Rec resumes, are found by this hash."""
+    shutil.copy("s", "t")
+    shutil.copy("s.salt", "t.salt")
+
+    def key(**more):
+        return fingerprint(Config(config_dict=settings_of(workdir, "EASE", **more)))
+
+    hashes = [key(), key(suppression_list="s"), key(suppression_list="t")]
+    listed = SuppressionList("s")
+    listed.add(listed.lines(["u4"], None))
+    hashes += [key(), key(suppression_list="s")]
+    assert hashes[0] == hashes[3] and hashes[1] == hashes[2] and len(set(hashes)) == 3
