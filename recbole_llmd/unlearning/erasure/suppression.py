@@ -4,7 +4,7 @@ A file of salted digests of users and of pairs, with a checksum; its salt is in 
 ``suppression_list`` names it, for every model. RecBole's Dataset leaves out what the list has right after it has read
 the atomic files, before it numbers users and items: filters, splits and samples know nothing of it.
 
-Entries are only added, at the end. Which ones a run was built with is kept in its Config (``suppression_state``), so also
+Entries are only added, at the end. Which ones a run was built with is kept in its Config (``suppression_state``), and
 in its checkpoints: read again, such a checkpoint gets the data of its training although the list has grown since, and
 what other runs have saved (RecBole's datasets and dataloaders, results of a comparison) is not taken in its place.
 """
