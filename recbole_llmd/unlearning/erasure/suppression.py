@@ -94,8 +94,15 @@ class SuppressionList:
         return entries
 
     def lines(self, users: Sequence[str], items: Sequence[str] | None) -> list[str]:
-        """The entries for what a request names: users [n], and items [n] or None where users are forgotten whole."""
-        return [f"{USER if items is None else PAIR} {digest(self._salt, *named)}" for named in named_in(users, items)]
+        """The entries for what a request names: users [n], and items [n] or None where users are forgotten whole.
+
+        A pair's entry begins with its user's digest, so that only the pairs of such users need to be hashed.
+        """
+        return [" ".join([USER if items is None else PAIR, *self._digests(named)]) for named in named_in(users, items)]
+
+    def _digests(self, named: tuple[str, ...]) -> list[str]:
+        """Of a user, and of the pair if it is one."""
+        return [digest(self._salt, *named[:length]) for length in range(1, len(named) + 1)]
 
     def add(self, lines: Sequence[str]) -> None:
         """Add entries, those that it has once; on the disk when this returns."""
@@ -107,29 +114,28 @@ class SuppressionList:
 
     def suppressed_users(self, users: pd.Series) -> NDArray[np.bool_]:
         """Which of the tokens are those of users who were forgotten whole."""
-        forgotten = {entry for entry in self.entries if entry.startswith(USER)}
-        return _matches(forgotten, USER, self._salt, pd.DataFrame({0: users}))
+        return self._has(users, {entry.split()[1] for entry in self.entries if entry.startswith(USER)})
 
     def suppressed(self, users: pd.Series, items: pd.Series) -> NDArray[np.bool_]:
         """Which of the interactions were forgotten, with their user or alone."""
-        forgotten = {entry for entry in self.entries if entry.startswith(PAIR)}
-        pairs = _matches(forgotten, PAIR, self._salt, pd.DataFrame({0: users, 1: items}))
-        return pairs | self.suppressed_users(users)
+        gone = self.suppressed_users(users)
+        entries = [entry.split() for entry in self.entries if entry.startswith(PAIR)]
+        owners, pairs = {owner for _, owner, _ in entries}, {pair for *_, pair in entries}
+        rows = np.flatnonzero(self._has(users, owners))
+        for row, *named in zip(rows, users.iloc[rows], items.iloc[rows]):
+            gone[row] |= digest(self._salt, *map(str, named)) in pairs
+        return gone
+
+    def _has(self, users: pd.Series, digests: set[str]) -> NDArray[np.bool_]:
+        """Which of the tokens have their digest among these; each distinct token is hashed once."""
+        numbers, distinct = pd.factorize(users)  # -1 where there is no token
+        hit = [bool(digests) and digest(self._salt, str(token)) in digests for token in distinct]
+        found: NDArray[np.bool_] = np.array([*hit, False])[numbers]
+        return found
 
 
 def _checksum(body: bytes) -> bytes:
     return b"sha256 " + hashlib.sha256(body).hexdigest().encode() + b"\n"
-
-
-def _matches(forgotten: set[str], kind: str, salt: str, tokens: pd.DataFrame) -> NDArray[np.bool_]:
-    """Which rows of tokens have their digest among the entries of a kind."""
-    if not forgotten or tokens.empty:
-        return np.zeros(len(tokens), bool)
-    numbers = tokens.groupby(list(tokens.columns), sort=False, dropna=False).ngroup().to_numpy()
-    first = np.unique(numbers, return_index=True)[1]  # each user or pair is hashed once
-    distinct = tokens.iloc[first].itertuples(index=False, name=None)
-    hit = np.array([f"{kind} {digest(salt, *map(str, named))}" in forgotten for named in distinct])
-    return np.asarray(hit[numbers], bool)
 
 
 # --- in RecBole -------------------------------------------------------------------------------------------------------
