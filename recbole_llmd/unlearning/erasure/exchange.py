@@ -66,7 +66,8 @@ class Exchange:
     """
 
     def __init__(self, checkpoint: str | PathLike[str], ledger: Ledger, suppress: Suppress | None = None) -> None:
-        self.checkpoint, self.ledger, self._suppress = os.fspath(checkpoint), ledger, suppress
+        # Of a link, the file that it points to: the link alone would be replaced, and the old model stay.
+        self.checkpoint, self.ledger, self._suppress = os.path.realpath(checkpoint), ledger, suppress
         self.next, self.intent = f"{self.checkpoint}.next", f"{ledger.path}.intent"
 
     def prepare(self, write: Callable[[str], object]) -> None:

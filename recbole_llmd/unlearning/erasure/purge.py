@@ -105,7 +105,8 @@ def atomic_files(config: Config) -> list[Path]:
     folder, name = Path(config["data_path"]), config["dataset"]
     parts = [f".{part}" for part in config["benchmark_filename"] or []]
     candidates = [*(f"{name}{part}.inter" for part in ["", *parts]), f"{name}.user"]
-    found = [folder / candidate for candidate in candidates if (folder / candidate).is_file()]
+    # Of a link, the file that it points to: the link alone would be replaced, and the data stay.
+    found = [(folder / candidate).resolve() for candidate in candidates if (folder / candidate).is_file()]
     if not found:
         raise DataError(
             f"dataset = {name!r}: there is no {name}.inter in {folder}. Give --data_path, or the dataset's name."

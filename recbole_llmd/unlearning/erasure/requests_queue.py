@@ -181,7 +181,10 @@ def answer_queue(
         engine, answers = Unlearner.from_checkpoint(checkpoint), Answers()
         known = _ever_in(engine)
         requests = read_requests(queue, engine.config, answers.refused)
-        for batch in _batches(_open(requests, exchange.ledger, salt, answers), batch_size, deadline, answers):
+        still_open = _open(requests, exchange.ledger, salt, answers)
+        if listed is not None:
+            _list_done(requests, answers, listed)
+        for batch in _batches(still_open, batch_size, deadline, answers):
             _answer(batch, engine, known, exchange, salt, listed, strict, answers)
     return answers
 
@@ -200,6 +203,14 @@ def _open(requests: Sequence[ErasureRequest], ledger: Ledger, salt: str, answers
                 f"request {request.id!r}: was answered when it named something else. Give what is new another id."
             )
     return still_open
+
+
+def _list_done(requests: Sequence[ErasureRequest], answers: Answers, listed: SuppressionList) -> None:
+    """Add what was answered before the list was there."""
+    done = [request for request in requests if request.id in answers.done_before]
+    lines = [line for request in done for line in listed.lines(request.users, request.items)]
+    if not set(lines) <= set(listed.entries):
+        listed.add(lines)
 
 
 def _batches(

@@ -73,6 +73,17 @@ def test_the_bytes_of_other_lines_are_untouched(workdir, data, end):
     assert file.read_bytes() == end.join([*lines[:1], *lines[2:4], lines[5], lines[7]])
 
 
+def test_the_file_behind_a_link_is_purged(workdir, data):
+    """Or the data would stay where the link pointed."""
+    stored, link = workdir / "stored.inter", workdir / "small" / "small.inter"
+    os.rename(link, stored)
+    os.symlink(stored, link)
+    config = config_of(workdir)
+    assert purge(Forgotten.of(["u1"], None, config), config)[stored] == 4
+    assert link.is_symlink() and b"u1\t" not in stored.read_bytes()
+    assert (workdir / "stored.inter.before-purge").exists()
+
+
 def test_files_that_are_split_beforehand(workdir, data):
     head = "user_id:token\titem_id:token\n"
     for part in ("train", "test"):

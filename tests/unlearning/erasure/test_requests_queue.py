@@ -122,6 +122,25 @@ def test_the_suppression_list_gets_what_was_answered(workdir, pairs):
     assert listed.entries == listed.lines(["u1"], None) + listed.lines([user], [item])
 
 
+def test_a_list_that_is_named_later_gets_what_was_answered_before(workdir, pairs):
+    write_request(workdir / "q" / "1.forget", ["u1"])
+    answer_queue("q", "m.pth", "l")
+    write_request(workdir / "q" / "2.forget", ["u2"])
+    answer_queue("q", "m.pth", "l", suppression_list="s")
+    listed = SuppressionList("s")
+    assert listed.entries == listed.lines(["u1", "u2"], None)
+
+
+def test_the_file_behind_a_link_is_replaced(workdir, pairs):
+    """Or the old model would stay where the link pointed."""
+    os.rename("m.pth", "stored.pth")
+    os.symlink("stored.pth", "m.pth")
+    write_request(workdir / "q" / "1.forget", ["u1"])
+    answer_queue("q", "m.pth", "l")
+    assert (workdir / "m.pth").is_symlink()
+    assert pairs_in(Unlearner.from_checkpoint("stored.pth")) == pairs - of(pairs, "u1")
+
+
 def test_a_keyed_ledger_stays_keyed(workdir, pairs, capsys):
     (workdir / "key").write_text("a key of many characters\n")
     write_request(workdir / "q" / "1.forget", ["u1"])
@@ -140,7 +159,7 @@ def test_another_checkpoint_or_another_process_is_refused(workdir, pairs):
     shutil.copy("m.pth", "before.pth")
     write_request(workdir / "q" / "1.forget", ["u1"])
     answer_queue("q", "m.pth", "l")
-    with pytest.raises(LedgerError, match=r"'before.pth': is not the one that entry 1 of l left .*Restore"):
+    with pytest.raises(LedgerError, match=r"before.pth': is not the one that entry 1 of l left .*Restore"):
         answer_queue("q", "before.pth", "l")
     with locked("l"), pytest.raises(OutputError, match=r"l: another process is working with it. Wait"):
         answer_queue("q", "m.pth", "l")
