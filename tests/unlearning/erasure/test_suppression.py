@@ -17,6 +17,7 @@ from recbole_llmd.trainer.llmd4rec import fingerprint
 from recbole_llmd.unlearning import Unlearner
 from recbole_llmd.unlearning.erasure.digests import digest
 from recbole_llmd.unlearning.erasure.suppression import SuppressionList
+from tests.conftest import REPO
 from tests.helpers.erasure_cases import make_data, pairs_in, save_checkpoint, settings_of, write_request
 
 SPLIT = {"split": {"LS": "valid_and_test"}, "order": "RO", "mode": "full", "group_by": "user"}
@@ -227,3 +228,14 @@ def test_a_run_is_another_where_the_list_has_grown(workdir, data):
     listed.add(listed.lines(["u4"], None))
     hashes += [key(), key(suppression_list="s")]
     assert hashes[0] == hashes[3] and hashes[1] == hashes[2] and len(set(hashes)) == 3
+
+
+def test_a_comparison_leaves_it_out(workdir):
+    listed = SuppressionList("s", create=True)
+    listed.add(listed.lines(["u3", "u7"], None))
+    lines = (REPO / "dataset" / "tiny" / "tiny.inter").read_text().splitlines()
+    gone = sum(line.split("\t")[0] in ("u3", "u7") for line in lines)
+    given = ["--dataset=tiny", f"--data_path={REPO / 'dataset'}", "--suppression_list=s", "--out=out"]
+    assert main(["compare", "--models=Pop", "--seeds=1", "--mask_history=True", *given]) == 0
+    logs = "".join(path.read_text() for path in (workdir / "out" / "logs").rglob("*") if path.is_file())
+    assert f"s: {gone} interactions of 2 users are left out, as they were forgotten." in logs and gone > 5
