@@ -21,6 +21,10 @@ checkpoint_names.install()
 registry.install()
 quick_start.install()
 
+from recbole_llmd.unlearning.erasure import suppression  # noqa: E402
+
+suppression.install()
+
 from recbole_llmd.commands import export as export  # noqa: E402
 from recbole_llmd.commands import run as run  # noqa: E402
 from recbole_llmd.comparison.command import compare as compare  # noqa: E402

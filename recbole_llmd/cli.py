@@ -10,6 +10,7 @@ from recbole_llmd import commands, registry
 from recbole_llmd.comparison.command import compare
 from recbole_llmd.errors import LLMDError, SettingsError
 from recbole_llmd.unlearning.command import unlearn
+from recbole_llmd.unlearning.erasure import options as erasure
 from recbole_llmd.unlearning.evaluation.command import compare_unlearning
 
 RUN_HELP = """\
@@ -41,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(argv)
     settings = _settings(rest, parser)
-    takes_settings = options.command in ("run", "compare") or (options.command == "unlearn" and options.evaluate)
+    takes_settings = options.command in ("run", "compare") or (
+        options.command == "unlearn" and (options.evaluate or erasure.takes_settings(options))
+    )
     if settings and not takes_settings:
         parser.error(f"--{next(iter(settings))} is not an option of {options.command}.")
     sys.argv = sys.argv[:1]  # RecBole's Config reads what is left there; everything was read above
@@ -58,7 +61,10 @@ def _execute(options: argparse.Namespace, settings: dict[str, str], command: str
     config_files = (given.get("config_files") or "").split()
     if options.command == "export":
         commands.export(options.checkpoint, options.out)
+    elif options.command == "unlearn" and (erase := erasure.command_of(options)):
+        erase(options, settings)
     elif options.command == "unlearn" and options.evaluate:
+        _refuse_missing(given, "out")
         compare_unlearning(
             options.models.split(","),
             options.scenarios.split(","),
@@ -68,9 +74,7 @@ def _execute(options: argparse.Namespace, settings: dict[str, str], command: str
             settings=settings,
         )
     elif options.command == "unlearn":
-        for option in ("checkpoint", "forget_file"):
-            if given[option] is None:
-                raise SettingsError(f"--{option.replace('_', '-')} is missing: it is needed without --evaluate.")
+        _refuse_missing(given, "out", "checkpoint", "forget_file")
         unlearn(
             options.checkpoint,
             options.forget_file,
@@ -92,6 +96,13 @@ def _execute(options: argparse.Namespace, settings: dict[str, str], command: str
             **processes,
         )
     return 0
+
+
+def _refuse_missing(given: dict[str, str | None], *options: str) -> None:
+    for option in options:
+        if given[option] is None:
+            with_it = " with --evaluate" if given["evaluate"] else ""
+            raise SettingsError(f"--{option.replace('_', '-')} is missing: unlearn{with_it} needs it.")
 
 
 def _compare(named: dict[str, str | None], config_files: list[str], settings: dict[str, str], command: str) -> int:
@@ -165,9 +176,7 @@ def _add_unlearn(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     unlearning.add_argument("--checkpoint", help="a checkpoint of the model that RecBole wrote")
     unlearning.add_argument("--forget-file", help="atomic file of what to forget: user_id, item_id; or user_id")
-    unlearning.add_argument(
-        "--out", required=True, help="the corrected model; with --evaluate the folder of the report"
-    )
+    unlearning.add_argument("--out", help="the corrected model; with --evaluate the folder of the report")
     unlearning.add_argument(
         "--skip-missing", action="store_true", help="skip what is not in the training data, instead of refusing it"
     )
@@ -185,6 +194,7 @@ def _add_unlearn(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     unlearning.add_argument("--dataset", "-d", help="with --evaluate: name of the dataset")
     unlearning.add_argument("--config_files", help="with --evaluate: property files, separated by spaces")
+    erasure.add_options(unlearning)
 
 
 def _add_compare(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -132,6 +132,7 @@ def _load_defaults(self: Config, model: str, model_class: Any, dataset: str) -> 
         _lay_over_mapping(self, model)
     if model_class.type == ModelType.SEQUENTIAL or _ordered_by_time(self):
         _load_time_field(self)
+    self.internal_config_dict.update(load_properties(os.fspath(PROPERTIES / "every_model.yaml")))
 
 
 def _lay_over_ours(config: Config, spec: ModelSpec, dataset: str) -> None:

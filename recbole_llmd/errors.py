@@ -35,6 +35,10 @@ class RequestError(LLMDError, ValueError):
     """A request to forget or to learn names something unknown, or something that is not there."""
 
 
+class LedgerError(LLMDError, ValueError):
+    """A ledger of erasures is damaged, or does not belong to the checkpoint or the model it is held against."""
+
+
 class OutputError(LLMDError, OSError):
     """A file cannot be written where it was asked for."""
 

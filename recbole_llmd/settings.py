@@ -207,3 +207,5 @@ UNLEARNING_RULES: dict[str, Rule] = {
     "unlearn_drift_requests": integer(0),
     "unlearn_dir": non_empty_string,
 }
+
+SUPPRESSION_RULES: dict[str, Rule] = {"suppression_list": optional(non_empty_string)}  # for every model

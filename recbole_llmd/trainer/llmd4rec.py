@@ -35,6 +35,7 @@ from recbole_llmd.trainer.teaching import Teaching
 OTHER = {"CRM": "LLM", "LLM": "CRM"}
 # Keys that change where a run writes and what it shows, not what it computes: a run may be resumed with others.
 NOT_IN_FINGERPRINT = {
+    "suppression_list",  # its state is
     "resume",
     "show_progress",
     "state",

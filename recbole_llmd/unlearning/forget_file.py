@@ -6,6 +6,8 @@ import os
 from os import PathLike
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from recbole_llmd.data.atomic_file import read_atomic_file
 from recbole_llmd.errors import DataError
 
@@ -31,7 +33,11 @@ def read_forget_file(path: str | PathLike[str], config: Config) -> tuple[list[st
     """
     if not os.path.isfile(path):
         raise DataError(f"forget-file = {str(path)!r}: there is no such file. Give an atomic file of what to forget.")
-    frame, _ = read_atomic_file(path, config)
+    return named_by(read_atomic_file(path, config)[0], path, config)
+
+
+def named_by(frame: pd.DataFrame, path: str | PathLike[str], config: Config) -> tuple[list[str], list[str] | None]:
+    """What :func:`read_forget_file` gives, of the frame read from ``path``."""
     user, item = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
     named, others = [list(frame.columns).count(column) for column in (user, item)], len(frame.columns) - 1
     # Other columns in place of the items may be the items, misspelled: all that the users did would be forgotten.

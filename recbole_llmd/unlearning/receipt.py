@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,22 +24,6 @@ class Pairs(NamedTuple):
     values: list[float]
 
 
-def digest_of(users: Sequence[str], items: Sequence[str], values: Sequence[float], salt: str) -> str:
-    """SHA-256 over a salt and pairs, in whatever order they come.
-
-    Args:
-        users, items: what names them, by pair.
-        values: their entries of X.
-        salt: any text.
-
-    >>> one, other = (digest_of(order, order, [1.0, 1.0], "salt") for order in (["a", "b"], ["b", "a"]))
-    >>> one == other, one == digest_of(["a", "b"], ["a", "b"], [1.0, 1.0], "pepper")
-    (True, False)
-    """
-    lines = sorted(json.dumps(pair) for pair in zip(users, items, values))
-    return hashlib.sha256(json.dumps([salt, lines]).encode()).hexdigest()
-
-
 @dataclass(frozen=True)
 class Receipt:
     """The record of one request.
@@ -50,7 +33,8 @@ class Receipt:
         model, mode: the mapping model and the mode of the engine.
         users, interactions: how many were concerned, and how many pairs were removed or added (in the mode "none":
             asked for).
-        digest, salt: SHA-256 over the salt and the pairs (:func:`digest_of`), which proves to who has them what the
+        digest, salt: SHA-256 over the salt and the pairs
+            (:func:`~recbole_llmd.unlearning.digests.digest_of_request`), which proves to who has them what the
             request was about, and tells nothing to who has not; the salt is None if it was given to the engine, as a
             secret.
         pairs: the pairs themselves, only if the engine was asked to keep them: this is personal data.

@@ -20,10 +20,11 @@ from recbole_llmd.data.identity import DataIdentity
 from recbole_llmd.errors import DataError, MappingMismatch, RequestError, SettingsError
 from recbole_llmd.process_memory import PeakMemory
 from recbole_llmd.unlearning import checkpoint
+from recbole_llmd.unlearning.digests import digest_of_request
 from recbole_llmd.unlearning.identifiers import Identifiers
 from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, padded
 from recbole_llmd.unlearning.published_model import PublishedModel
-from recbole_llmd.unlearning.receipt import Pairs, Receipt, digest_of
+from recbole_llmd.unlearning.receipt import Pairs, Receipt
 from recbole_llmd.unlearning.request import Request, pairs_of
 
 if TYPE_CHECKING:
@@ -369,7 +370,7 @@ class Unlearner(PublishedModel):
         users, items = self.user_ids, self.item_ids
         named = [users.token(number) for number in pairs.users], [items.token(number) for number in pairs.items]
         return {
-            "digest": digest_of(*named, pairs.values, salt),
+            "digest": digest_of_request(salt, *named),
             "salt": salt if self.salt is None else None,
             "pairs": pairs if self.keep_pairs else None,
         }
