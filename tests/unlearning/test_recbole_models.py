@@ -11,6 +11,7 @@ from recbole.utils import get_model, get_trainer
 
 from recbole_llmd.errors import CheckpointError, ModelError, RequestError
 from recbole_llmd.unlearning import Unlearner
+from tests.conftest import REPO
 from tests.helpers.mapping_models import MODELS, dense, evaluate, retained
 
 # --- the last word: RecBole's own class on the retained interactions --------------------------------------------------
@@ -35,7 +36,10 @@ def test_a_corrected_model_is_recboles_refit_on_the_retained_interactions(traine
     config, (train, _, test), model = trained(name)
     engine = Unlearner(model, train.dataset)
     X = engine.X.copy()
-    first = engine.forget_users([3, 17], ids="internal")
+    if name in ("SLIMElastic", "ADMMSLIM"):  # here RecBole goes on counting users who have nothing left
+        first = engine.forget([3] * (X[3].nnz - 1), X[3].indices[1:], ids="internal")
+    else:
+        first = engine.forget_users([3, 17], ids="internal")
     second = engine.forget(X.tocoo().row[400:440:2], X.tocoo().col[400:440:2], ids="internal")
     third = engine.forget_items(5, ids="internal", strict=False)
     users = first.users + second.users + third.users
@@ -76,6 +80,34 @@ def test_one_user_of_ml_100k(build, name):
     else:
         expected = np.asarray(reference.item_similarity)
         assert np.linalg.norm(model.item_similarity - expected) < 1e-4 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("name, more", [*((name, {}) for name in MODELS), ("ADMMSLIM", {"center_columns": True})])
+def test_users_who_left_are_as_if_they_had_never_been_in_the_data_file(build, workdir, name, more):
+    """RecBole counts the users of the file (with one row of padding) in its penalties and means."""
+    first_of_each = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "mode": "full", "group_by": "user"}
+    leaving = [f"u{n}" for n in range(1, 31)]
+    head, *lines = (REPO / "dataset" / "tiny" / "tiny.inter").read_text().splitlines()
+    models = []
+    for folder, kept in (("all", lines), ("fewer", [line for line in lines if line.split("\t")[0] not in leaving])):
+        (workdir / folder / "tiny").mkdir(parents=True)
+        (workdir / folder / "tiny" / "tiny.inter").write_text("\n".join([head, *kept]) + "\n")
+        settings = {"model": name, "dataset": "tiny", "data_path": str(workdir / folder), "eval_args": first_of_each}
+        _, loaders, model = build({**settings, "show_progress": False, **MODELS[name], **more})
+        models.append((model, loaders[0].dataset))
+    (model, dataset), (reference, fewer) = models
+    assert reference.n_users == model.n_users - len(leaving)
+    engine = Unlearner(model, dataset)
+    engine.forget_users([user for user in leaving if user in dataset.field2token_id["user_id"]])
+    tokens = fewer.field2id_token["item_id"]  # numbered in another order, and some are gone
+    numbers = dataset.token2id("item_id", list(tokens))
+    B, expected = dense(engine.B)[np.ix_(numbers, numbers)], dense(getattr(reference, engine.mapping.MATRIX))
+    if name == "ItemKNN":  # but for ties
+        assert np.allclose(np.sort(B, axis=0), np.sort(expected, axis=0))
+    else:
+        assert np.linalg.norm(B - expected) <= {"EASE": 1e-5}.get(name, 2e-3) * np.linalg.norm(expected)
+    if more:
+        assert np.allclose(model.item_means[numbers], reference.item_means, atol=1e-6)
 
 
 # --- growth, checkpoints, receipts ------------------------------------------------------------------------------------

@@ -31,8 +31,14 @@ def knn_by_hand(X, k, shrink):
     return w
 
 
+def users_who_are_there(X):
+    """X as RecBole has it where nobody else is in the data: a row of padding, and those with interactions."""
+    return np.vstack([np.zeros(X.shape[1]), X[X.any(axis=1)]])
+
+
 def slim_by_sklearn(X, params):
     """scikit-learn's ElasticNet as RecBole calls it, but run to the end."""
+    X = users_who_are_there(X)
     B = np.zeros((X.shape[1],) * 2)
     model = ElasticNet(
         alpha=params["alpha"],
@@ -54,6 +60,7 @@ def slim_by_sklearn(X, params):
 
 def admm_by_sklearn(X, params):
     """The weighted ridge term as extra rows of a Lasso."""
+    X = users_who_are_there(X)
     means = X.mean(axis=0)
     ridge = params["lambda2"] * means ** params["alpha"]
     X = X - means if params["center_columns"] else X
@@ -165,7 +172,7 @@ def test_a_warm_start_solves_only_what_the_change_violates(module, params):
     before = np.zeros((61, 21))
     before[1:31, 1:11], before[31:, 11:] = interactions(0, 31, 11)[1:, 1:], interactions(1, 31, 11)[1:, 1:]
     after = before.copy()
-    after[40] = 0
+    after[40, np.flatnonzero(after[40])[:-1]] = 0
     result = corrected(module, params, before, after)
     assert 0 < int(result.method.split()[2]) <= 10  # the items of the other users are left alone
     assert corrected(module, params, before, before).method.startswith("warm start: 0 of")
@@ -175,19 +182,39 @@ def test_a_warm_start_solves_only_what_the_change_violates(module, params):
 def test_only_the_columns_concerned_are_checked_once_the_others_are_known_to_be_optimal(module, params, monkeypatch):
     before = np.zeros((61, 21))
     before[1:31, 1:11], before[31:, 11:] = interactions(0, 31, 11)[1:, 1:], interactions(1, 31, 11)[1:, 1:]
-    after = before.copy()
-    after[40] = 0
+    fewer, without = before.copy(), before.copy()
+    fewer[40, np.flatnonzero(before[40])[:-1]] = without[40] = 0
     checked, gradient = set(), slim_columns.Problem.gradient
     monkeypatch.setattr(
         slim_columns.Problem, "gradient", lambda self, C, columns: checked.update(columns) or gradient(self, C, columns)
     )
     first = module.fit(sp.csr_matrix(before), params, np.float64)
-    everything = set(range(21))
-    for shape, expected in (((60, 21), everything), ((61, 21), everything if params is FITTED[-1][1] else None)):
+    centred = params is FITTED[-1][1]
+    # A user who leaves with everything changes the number of users, and with it every column's penalty.
+    for after, cache, expected in (
+        (fewer, {}, range(21)),
+        (fewer, {"exact_for": (61, 21)}, range(21) if centred else range(11, 21)),
+        (without, {"exact_for": (61, 21)}, range(21)),
+    ):
         checked.clear()
-        result = corrected(module, params, before, after, B=first, cache={"exact_for": shape})
+        result = corrected(module, params, before, after, B=first, cache=cache)
         assert result.cache == {"exact_for": (61, 21)}
-        assert checked == expected if expected else len(checked) > 0 and min(checked) > 10
+        assert checked and checked <= set(expected) and (len(expected) < 21 or checked == set(expected))
+
+
+@pytest.mark.parametrize("module, params", FITTED)
+def test_a_user_who_has_left_with_everything_is_as_if_never_there(module, params):
+    before, gone = interactions(3, users=40, items=15, highest=2), [4, 9, 10, 31]
+    after, never = before.copy(), np.delete(before, gone, axis=0)
+    after[gone] = 0
+    expected = dense(module.fit(sp.csr_matrix(never), params, np.float64))
+    for cache in ({}, {"exact_for": before.shape}):
+        result = corrected(module, params, before, after, cache=cache)
+        assert np.abs(dense(result.B) - expected).max() < 1e-8
+    back = corrected(module, params, after, before, B=result.B, cache=result.cache)
+    assert np.abs(dense(back.B) - dense(module.fit(sp.csr_matrix(before), params, np.float64))).max() < 1e-8
+    means = [module.derived(sp.csr_matrix(X), expected).get("item_means", 0) for X in (after, never)]
+    assert np.array_equal(*means)
 
 
 def test_a_column_that_does_not_reach_the_tolerance_is_an_error(monkeypatch):
@@ -205,7 +232,8 @@ def test_lasso_with_equal_items_still_reaches_its_optimum():
     B = dense(corrected(slim, params, before, after, tolerance=1e-9).B)
 
     def loss(B):
-        return 0.5 * ((after - after @ B) ** 2).sum() + len(after) * params["alpha"] * np.abs(B).sum()
+        counted = len(users_who_are_there(after))
+        return 0.5 * ((after - after @ B) ** 2).sum() + counted * params["alpha"] * np.abs(B).sum()
 
     assert abs(loss(B) - loss(slim_by_sklearn(after, params))) < 1e-6
 
