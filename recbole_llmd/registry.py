@@ -391,5 +391,6 @@ register(
 )
 register_mapping("EASE", "recbole_llmd.unlearning.mapping.ease")
 register_mapping("ItemKNN", "recbole_llmd.unlearning.mapping.itemknn")
+register_mapping("AsymKNN", "recbole_llmd.unlearning.mapping.asymknn")
 register_mapping("SLIMElastic", "recbole_llmd.unlearning.mapping.slim")
 register_mapping("ADMMSLIM", "recbole_llmd.unlearning.mapping.admm")

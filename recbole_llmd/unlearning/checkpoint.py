@@ -138,4 +138,8 @@ def _difference(content: Mapping[str, Any], mapping: MappingModel, today: DataId
         return DataIdentity.from_dict(content[KEY]).mismatch(today)
     if KEY in content:
         return "which they are is unknown, since the engine that saved it had no dataset but only a Config"
-    return None if mapping.trained_on(content.get("other_parameter") or {}, X) else "the interactions are others"
+    return (
+        None
+        if mapping.trained_on(content.get("other_parameter") or {}, X, content["config"])
+        else "the interactions are others"
+    )

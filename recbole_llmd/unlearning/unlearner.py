@@ -20,7 +20,7 @@ from recbole_llmd.errors import DataError, MappingMismatch, RequestError, Settin
 from recbole_llmd.process_memory import PeakMemory
 from recbole_llmd.unlearning import checkpoint
 from recbole_llmd.unlearning.identifiers import Identifiers
-from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, MappingMatrix, padded
+from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, MappingMatrix, axis, padded
 from recbole_llmd.unlearning.receipt import Receipt, TimedFingerprint
 from recbole_llmd.unlearning.request import Request, pairs_of
 
@@ -330,7 +330,7 @@ class Unlearner:
         """B for ``change`` of X [already grown], according to the mode."""
         if not len(change.users):
             return Correction(self.B, "nothing to correct")
-        B = padded(self.B, X.shape[1] - self.B.shape[0])
+        B = padded(self.B, X.shape[axis(self.params)] - self.B.shape[0])
         if self.mode == "none":
             return Correction(B, "none")
         if self.mode == "interaction":
@@ -360,7 +360,7 @@ class Unlearner:
         hash_before = hashed(self.X, self.B)
         with PeakMemory() as memory:
             correction = correct()
-            derived = self.mapping.derived(change.X, correction.B)
+            derived = self.mapping.derived(change.X, correction.B, self.params)
         if request is None or (len(change.users) and self.mode != "none"):
             self._commit(change.X, correction, derived, request)
         seconds = perf_counter() - started - hashed.seconds

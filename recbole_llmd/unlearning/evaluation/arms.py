@@ -248,5 +248,5 @@ class Sisa(_Deferred):
         mapping = self.engine.mapping
         matrices = [shard.engine.B for shard in self.shards]
         B = (sum(matrices[1:], start=matrices[0]) / len(matrices)).astype(self.engine.B.dtype)
-        for name, value in {mapping.MATRIX: B, **mapping.derived(self.engine.X, B)}.items():
+        for name, value in {mapping.MATRIX: B, **mapping.derived(self.engine.X, B, self.engine.params)}.items():
             setattr(self.model, name, value)

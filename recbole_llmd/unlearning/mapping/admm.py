@@ -53,12 +53,12 @@ def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correcti
     )
 
 
-def trained_on(stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
+def trained_on(stored: Mapping[str, Any], X: sp.csr_matrix, params: Mapping[str, Any]) -> bool:
     """True: RecBole stores nothing of this model and trains it on X where it loads it."""
     return True
 
 
-def derived(X: sp.csr_matrix, B: MappingMatrix) -> dict[str, Any]:
+def derived(X: sp.csr_matrix, B: MappingMatrix, params: Mapping[str, Any]) -> dict[str, Any]:
     """The items' means [n_items] that RecBole's scores add back."""
     return {"item_means": np.asarray(of_present_users(X).mean(axis=0)).ravel()}
 
