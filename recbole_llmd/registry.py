@@ -233,7 +233,7 @@ def mapping_names() -> tuple[str, ...]:
     """The names of the models that can be corrected.
 
     >>> mapping_names()
-    ('EASE', 'ItemKNN', 'SLIMElastic', 'ADMMSLIM')
+    ('EASE', 'ItemKNN', 'SLIMElastic', 'ADMMSLIM', 'AsymKNN')
     """
     return tuple(_MAPPINGS)
 
@@ -391,6 +391,6 @@ register(
 )
 register_mapping("EASE", "recbole_llmd.unlearning.mapping.ease")
 register_mapping("ItemKNN", "recbole_llmd.unlearning.mapping.itemknn")
-register_mapping("AsymKNN", "recbole_llmd.unlearning.mapping.asymknn")
 register_mapping("SLIMElastic", "recbole_llmd.unlearning.mapping.slim")
 register_mapping("ADMMSLIM", "recbole_llmd.unlearning.mapping.admm")
+register_mapping("AsymKNN", "recbole_llmd.unlearning.mapping.asymknn")

@@ -26,8 +26,9 @@ class Kind(NamedTuple):
     """A similarity: how it follows from the totals of the entities, [n] sums of their entries to a ``power``.
 
     >>> cosine = Kind(2, lambda totals, params: Similarity(np.sqrt(totals), np.sqrt(totals)))
-    >>> fit(sp.csr_matrix([[1, 1, 0], [1, 0, 1]]), {"k": 1}, cosine).toarray().round(4).tolist()  # item 0: of 1 and 2
-    [[0.0, 0.7071, 0.7071], [0.7071, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    >>> w = fit(sp.csr_matrix([[1, 1, 0], [1, 0, 1]]), {"k": 1}, cosine)
+    >>> w.indices.tolist(), [round(value, 4) for value in w.data.tolist()]  # the nearest of items 0, 1 and 2
+    ([1, 0, 0], [0.7071, 0.7071, 0.7071])
     """
 
     power: int
@@ -141,7 +142,7 @@ def _stored(W: sp.csr_matrix, params: Mapping[str, Any]) -> MappingMatrix:
 def _totals(A: sp.csr_matrix, power: int) -> Totals:
     """The sums of the rows' entries to a power, [n]."""
     row = np.repeat(np.arange(A.shape[0]), np.diff(A.indptr))
-    return np.bincount(row, A.data.astype(np.float64) ** power, A.shape[0])
+    return np.asarray(np.bincount(row, A.data.astype(np.float64) ** power, A.shape[0]), np.float64)
 
 
 def _enlarged(S: sp.csr_matrix, shape: tuple[int, int]) -> sp.csr_matrix:

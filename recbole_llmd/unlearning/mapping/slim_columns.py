@@ -127,6 +127,7 @@ def of_present_users(X: sp.csr_matrix) -> sp.csr_matrix:
     >>> of_present_users(sp.csr_matrix([[0, 0], [1, 0], [0, 0], [1, 1]])).toarray().tolist()
     [[0, 0], [1, 0], [1, 1]]
     """
+    X = X.tocsr()  # RecBole's SLIMElastic has another form
     starts = np.append(X.indptr[:-1][np.diff(X.indptr) > 0], X.nnz)
     return sp.csr_matrix((X.data, X.indices, np.append(0, starts)), shape=(len(starts), X.shape[1]))
 

@@ -12,6 +12,7 @@ import torch
 from recbole.utils import get_trainer
 
 from recbole_llmd.config import load_properties, side_config
+from recbole_llmd.errors import SettingsError
 from recbole_llmd.registry import mapping_module
 from recbole_llmd.unlearning.evaluation.evaluate import evaluate_unlearning, refit_to_optimum
 from recbole_llmd.unlearning.evaluation.scenarios import scenarios
@@ -126,3 +127,13 @@ def test_the_record_has_what_was_asked_for(evaluation):
     corrected = {(row["scenario"], row["phase"]): row for row in record.rows if row["arm"] == "corrected"}
     assert {row["B_frobenius"] for row in corrected.values()} == {0.0}  # ItemKNN's correction is exact
     assert json.loads(json.dumps(content, default=float))["rows"][0]["arm"] == "original"
+
+
+def test_neighbours_of_users_are_refused_before_anything_is_fitted(trained):
+    config, (_, _, test), model = trained("ItemKNN", knn_method="user")
+    w = model.w
+    with pytest.raises(SettingsError, match="knn_method = 'user': ItemKNN then relates users"):
+        refit_to_optimum(model, config, 1.0)
+    with pytest.raises(SettingsError, match="knn_method = 'user'"):
+        evaluate_unlearning(model, [], None, config=config, eval_data=test, provenance=PROVENANCE)
+    assert model.w is w
