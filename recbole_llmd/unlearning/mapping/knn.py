@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from recbole_llmd.errors import MappingMismatch
 from recbole_llmd.unlearning.mapping import neighbours
 from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, MappingMatrix, axis
-from recbole_llmd.unlearning.mapping.neighbours import Similarity, with_parts
+from recbole_llmd.unlearning.mapping.neighbours import Similarity, with_entries, with_parts
 
 Totals = NDArray[np.float64]
 
@@ -102,26 +102,33 @@ def correct(fitted: FittedMapping, change: Change, kind: Kind) -> Correction:
     columns = before.T.tocsr() if known is None else _enlarged(known, (before.shape[1], before.shape[0]))
     after = _columns_after(columns, change)
     A, transposed = _oriented(X, after, params)
+    shared = change.delta.tocoo()  # what entities have no longer, or newly, in common
     if axis(params):
-        touched, were_near = change.items, before[change.users].indices
+        touched, entity, feature, had = change.items, shared.col, change.users[shared.row], before
     else:
-        touched, were_near = change.users, columns[change.items].indices
+        touched, entity, feature, had = change.users, change.users[shared.row], shared.col, columns
+    with_it = had[feature]
+    parted = with_it.indices.astype(np.int64), np.repeat(entity.astype(np.int64), np.diff(with_it.indptr))
     if "totals" in fitted.cache:
         totals = np.zeros(A.shape[0])
         totals[: len(fitted.cache["totals"])] = fitted.cache["totals"]
         totals[touched] = _totals(A[touched], kind.power)
     else:
         totals = _totals(A, kind.power)
-    similarity = kind.similarity(totals.astype(np.float32), params)
     of_w = _by_entity(w, params)
-    W, merged, anew = neighbours.correct(of_w, A, transposed, similarity, params["k"], touched, were_near)
+    last = fitted.cache.get("last")
+    if last is None:
+        last = neighbours.last_places(of_w, params["k"])
+    last = np.append(last, np.full(of_w.shape[0] - len(last), neighbours.LAST))
+    similarity = kind.similarity(totals.astype(np.float32), params)
+    result = neighbours.correct(of_w, last, A, transposed, similarity, params["k"], touched, parted)
     entities, lines = ("items", "columns") if axis(params) else ("users", "rows")
     method = (
-        f"merge: {len(touched)} {entities}, {merged} {lines} merged, {anew} {lines} recomputed, "
-        f"{W.shape[0] - len(touched) - merged - anew} untouched"
+        f"merge: {len(touched)} {entities}, {result.merged} {lines} merged, {result.recomputed} {lines} recomputed, "
+        f"{A.shape[0] - len(touched) - result.merged - result.recomputed} untouched"
     )
-    cache = {"exact_for": X.shape, "columns": after, "totals": totals}
-    return Correction(_stored(W, params), method, cache=cache, notes=notes)
+    cache = {"exact_for": X.shape, "columns": after, "totals": totals, "last": result.last}
+    return Correction(_stored(result.W, params), method, cache=cache, notes=notes)
 
 
 def _oriented(X: sp.csr_matrix, columns: sp.csr_matrix, params: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -155,13 +162,16 @@ def _enlarged(S: sp.csr_matrix, shape: tuple[int, int]) -> sp.csr_matrix:
 
 def _columns_after(columns: sp.csr_matrix, change: Change) -> sp.csr_matrix:
     """X' by columns (CSR [n_items, n_users]), given X so."""
-    delta, items = change.delta.tocoo(), change.items
-    place, user = np.searchsorted(items, delta.col), change.users[delta.row]
-    added = sp.csr_matrix((delta.data.astype(columns.dtype), (place, user)), shape=(len(items), columns.shape[1]))
-    rows = (columns[items] + added).tocsr()
-    rows.eliminate_zeros()
-    rows.sort_indices()
-    return with_parts(columns, [(items, rows)])
+    rows = change.X[change.users]
+    row, item = change.delta.tocoo().coords
+    present = np.repeat(np.arange(len(change.users)) * rows.shape[1], np.diff(rows.indptr)) + rows.indices
+    changed = row * rows.shape[1] + item
+    places = np.minimum(np.searchsorted(present, changed), max(len(present) - 1, 0))
+    values = np.where(present[places] == changed, rows.data[places], 0) if len(present) else np.zeros(len(changed))
+    place, user = np.searchsorted(change.items, item), change.users[row]
+    order = np.argsort(place * columns.shape[1] + user)
+    after = with_entries(columns[change.items], place[order], user[order], values[order])
+    return with_parts(columns, [(change.items, after)])
 
 
 def _without_ties(fitted: FittedMapping, kind: Kind) -> tuple[MappingMatrix, tuple[str, ...]]:

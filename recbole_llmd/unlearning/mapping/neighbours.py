@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,6 +22,7 @@ LAST = np.uint64(np.iinfo(np.uint64).max)
 ENTRIES = 1 << 22  # entries of a table or product at a time
 
 Numbers = NDArray[np.int64]
+Keys = NDArray[np.uint64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,42 +57,107 @@ def fit(A: sp.csr_matrix, transposed: sp.csr_matrix, similarity: Similarity, k: 
     return sp.vstack(blocks, format="csr")
 
 
+class Corrected(NamedTuple):
+    """W after a change, the keys of its rows' last places [n], and how many rows of other entities were rewritten."""
+
+    W: sp.csr_matrix
+    last: Keys
+    merged: int
+    recomputed: int
+
+
 def correct(
     W: sp.csr_matrix,
+    last: Keys,
     A: sp.csr_matrix,
     transposed: sp.csr_matrix,
     similarity: Similarity,
     k: int,
     touched: Numbers,
-    were_near: NDArray[Any],
-) -> tuple[sp.csr_matrix, int, int]:
-    """W after a change of A: the rows of the touched entities are computed, and merged into those of the others.
+    parted: tuple[Numbers, Numbers],
+) -> Corrected:
+    """W after a change of A: the rows of the touched entities are computed, and those of the others get what is new.
 
-    A row that loses a member, or in which one shrank below the former k-th place, could admit an entity that it does
-    not list: such rows are computed anew.
+    Mostly a similarity changes and stays within its row's k: one number is written. A row in which one comes, goes or
+    reaches the last place is merged anew; one that loses a member, or in which one shrank below the former last place,
+    could admit an entity that it does not list: such rows are computed from A.
 
     Args:
         W: as :func:`fit` gave it before the change; it is not written.
+        last: its :func:`last_places`.
         A, transposed: A and Aᵀ after the change.
         similarity: after the change.
         k: how many neighbours an entity has.
         touched: ids of the rows of A that changed, ascending.
-        were_near: ids of all entities that shared a feature with a touched one and no longer do (and any others).
-
-    Returns:
-        W, and how many rows of other entities were merged and how many computed anew.
+        parted: pairs of another entity and a touched one [m] that have less in common than before (or as much).
     """
     counts = _counts(A, transposed, touched)
-    others, merged, complete = _merged(W, counts, similarity, k, touched, were_near)
+    news = _news(counts, similarity, touched, parted)
+    places, rewritten = _in_place(W, last, news)
+    others = np.unique(news.owners[rewritten])
+    merged, complete = _merged(W, last, news, others, k)
     again = others[~complete]
     parts = [(touched, _top_k(_similar(counts, similarity, touched), k)), (others, merged)]
-    if len(again):  # these rows are written twice
-        parts = [
-            parts[0],
-            (others[complete], merged[complete]),
-            (again, _neighbours(A, transposed, similarity, again, k)),
-        ]
-    return with_parts(W, parts), len(others) - len(again), len(again)
+    if len(again):
+        parts[1:] = (others[complete], merged[complete]), (again, _neighbours(A, transposed, similarity, again, k))
+    after, last = with_parts(W, parts), last.copy()
+    kept = (places >= 0) & ~rewritten
+    owners = news.owners[kept]
+    after.data[places[kept] + (after.indptr[owners] - W.indptr[owners])] = news.values[kept]  # nobody has it yet
+    for numbers, rows in parts:
+        last[numbers] = last_places(rows, k)
+    return Corrected(after, last, len(np.unique(news.owners)) - len(again), len(again))
+
+
+class _News(NamedTuple):
+    """Similarities of other entities (``owners``) to touched ones (``members``) after a change, [m]; 0 for none.
+
+    In the order of owners and members, each pair once.
+    """
+
+    owners: NDArray[Any]
+    members: NDArray[Any]
+    values: NDArray[np.float32]
+
+
+def _news(counts: sp.csr_matrix, similarity: Similarity, touched: Numbers, parted: tuple[Numbers, Numbers]) -> _News:
+    n = counts.shape[1]
+    is_touched = np.zeros(n, bool)
+    is_touched[touched] = True
+    other = ~is_touched[counts.indices]
+    owners, members = counts.indices[other].astype(np.int64), np.repeat(touched, np.diff(counts.indptr))[other]
+    keys, values = owners * n + members, similarity.of(counts.data[other], owners, members)
+    order = np.argsort(keys)
+    keys, values = keys[order], values[order]
+    gone = ~is_touched[parted[0]]
+    if gone.any():
+        apart = np.setdiff1d(parted[0][gone] * n + parted[1][gone], keys)
+        places = np.searchsorted(keys, apart)
+        keys, values = np.insert(keys, places, apart), np.insert(values, places, np.float32(0))
+    return _News(keys // n, keys % n, values)
+
+
+def _in_place(W: sp.csr_matrix, last: Keys, news: _News) -> tuple[Numbers, NDArray[np.bool_]]:
+    """Where in W each of the news stands (-1 where it does not), and whether the owner's row must be rewritten."""
+    owners, members, values = news
+    low, high = W.indptr[owners].astype(np.int64), W.indptr[owners + 1].astype(np.int64)
+    stops = high
+    for _ in range(int((high - low).max(initial=0)).bit_length()):  # all rows are searched by halves at once
+        middle = (low + high) // 2
+        below = (low < high) & (W.indices[np.minimum(middle, W.nnz - 1)] < members)
+        low, high = np.where(below, middle + 1, low), np.where(below, high, middle)
+    inside = np.minimum(low, max(W.nnz - 1, 0))
+    listed = (low < stops) & (W.indices[inside] == members) if W.nnz else np.zeros(len(owners), bool)
+    new = np.where(values > 0, _keys(values, members), LAST)
+    old = np.where(listed, _keys(W.data[inside] if W.nnz else values, members), LAST)
+    full = last[owners] != LAST
+    stays = np.where(
+        listed, (values > 0) & (~full | ((old < last[owners]) & (new < last[owners]))), new >= last[owners]
+    )
+    changed_owners = owners[~stays]
+    rewritten = np.zeros(len(last), bool)
+    rewritten[changed_owners] = True
+    return np.where(listed, low, -1), rewritten[owners]
 
 
 def with_parts(S: sp.csr_matrix, parts: Sequence[tuple[Numbers, sp.csr_matrix]]) -> sp.csr_matrix:
@@ -156,23 +222,26 @@ def _keep(S: sp.csr_matrix, mask: NDArray[np.bool_]) -> sp.csr_matrix:
     return _canonical(S.data[mask], S.indices[mask], indptr, S.shape)
 
 
-def _keys(S: sp.csr_matrix) -> NDArray[np.uint64]:
+def _keys(values: NDArray[np.float32], members: NDArray[Any]) -> Keys:
     """One number per entry, ascending from the largest similarity, and from the smallest id among equal ones.
 
     The bits of positive float32 numbers are ordered as the numbers are.
     """
-    keys: NDArray[np.uint64] = (~S.data.view(np.uint32)).astype(np.uint64) << np.uint64(32)
-    keys |= S.indices.astype(np.uint64)
+    keys: Keys = (~values.view(np.uint32)).astype(np.uint64) << np.uint64(32)
+    keys |= members.astype(np.uint64)
     return keys
 
 
-def _last_places(S: sp.csr_matrix, keys: NDArray[np.uint64], k: int) -> NDArray[np.uint64]:
+def last_places(S: sp.csr_matrix, k: int, keys: Keys | None = None) -> Keys:
     """Key of the k-th entry of every row of CSR S; the largest number where a row has fewer."""
     lengths = np.diff(S.indptr)
     last = np.full(S.shape[0], LAST)
     remaining = np.flatnonzero(lengths >= k)
+    if len(remaining) and keys is None:
+        keys = _keys(S.data, S.indices)
     remaining = remaining[np.argsort(lengths[remaining])]
     while len(remaining):  # rows of similar length share a padded table
+        assert keys is not None
         size = max(1, min(len(remaining), ENTRIES // lengths[remaining[-1]]))
         batch, remaining = remaining[-size:], remaining[:-size]
         place = np.arange(lengths[batch[-1]])
@@ -186,58 +255,36 @@ def _top_k(S: sp.csr_matrix, k: int) -> sp.csr_matrix:
     """The k first entries of every row of CSR S by :func:`_keys`."""
     if np.diff(S.indptr).max(initial=0) <= k:
         return S
-    keys = _keys(S)
-    return _keep(S, keys <= np.repeat(_last_places(S, keys, k), np.diff(S.indptr)))
+    keys = _keys(S.data, S.indices)
+    return _keep(S, keys <= np.repeat(last_places(S, k, keys), np.diff(S.indptr)))
 
 
 def _merged(
-    W: sp.csr_matrix,
-    counts: sp.csr_matrix,
-    similarity: Similarity,
-    k: int,
-    touched: Numbers,
-    were_near: NDArray[Any],
-) -> tuple[Numbers, sp.csr_matrix, NDArray[np.bool_]]:
-    """The rows of other entities with their touched members replaced.
+    W: sp.csr_matrix, last: Keys, news: _News, others: Numbers, k: int
+) -> tuple[sp.csr_matrix, NDArray[np.bool_]]:
+    """The rows ``others`` of W with the news entered.
 
     Returns:
-        Ids of the rows concerned, their new content (CSR [len(ids), n]), and in which of them it is complete: no entity
-        outside both lists can belong to the first k.
+        Their content (CSR [len(others), n]), and in which of them it is complete: no entity outside both lists can
+        belong to the first k, since what a full row does not list comes after its last place.
     """
-    n = W.shape[0]
-    is_touched, near, place = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, np.int64)
-    is_touched[touched] = near[counts.indices] = near[were_near] = True
-    others = np.flatnonzero(near & ~is_touched)
+    place = np.full(W.shape[0], -1)
     place[others] = np.arange(len(others))
-    old = W[others]
-    member, arriving = np.repeat(touched, np.diff(counts.indptr)), ~is_touched[counts.indices]
-    member, owner = member[arriving], counts.indices[arriving]
-    order = np.argsort(place[owner], kind="stable")  # the members of each ascend already
-    member, owner = member[order], owner[order]
-    union = _with_entries(
-        _keep(old, ~is_touched[old.indices]),
-        place[owner],
-        member,
-        similarity.of(counts.data[arriving][order], owner, member),
-    )
-    complete = np.ones(len(others), bool)
-    if k <= max(np.diff(S.indptr).max(initial=0) for S in (old, union)):
-        full = np.flatnonzero((np.diff(old.indptr) >= k) | (np.diff(union.indptr) > k))
-        # What a full row does not list comes after its last place.
-        before, after = (_last_places(S, _keys(S), k) for S in (old[full], union[full]))
-        complete[full] = after <= before
-    return others, _top_k(union, k), complete
+    rows = place[news.owners]
+    entered = rows >= 0
+    union = with_entries(W[others], rows[entered], news.members[entered], news.values[entered])
+    return _top_k(union, k), last_places(union, k) <= last[others]
 
 
-def _with_entries(S: sp.csr_matrix, rows: Numbers, columns: Numbers, values: NDArray[np.float32]) -> sp.csr_matrix:
-    """CSR S with further entries, given in the order of their rows and columns; S has none of them."""
+def with_entries(S: sp.csr_matrix, rows: Numbers, columns: Numbers, values: NDArray[np.float32]) -> sp.csr_matrix:
+    """CSR S with entries set, given in the order of their rows and columns; those of value 0 are taken out."""
     n = S.shape[1]
-    lengths = np.diff(S.indptr)
-    present = np.repeat(np.arange(S.shape[0]) * n, lengths) + S.indices
-    places = np.searchsorted(present, rows * n + columns) + np.arange(len(rows))
-    stays = np.ones(S.nnz + len(rows), bool)
-    stays[places] = False
-    data, indices = np.empty(len(stays), S.data.dtype), np.empty(len(stays), S.indices.dtype)
-    data[stays], data[places], indices[stays], indices[places] = S.data, values, S.indices, columns
-    indptr = np.append(0, np.cumsum(lengths + np.bincount(rows, minlength=S.shape[0])))
-    return _canonical(data, indices, indptr.astype(S.indptr.dtype), S.shape)
+    present = np.repeat(np.arange(S.shape[0]) * n, np.diff(S.indptr)) + S.indices
+    given = rows * n + columns
+    kept = ~np.isin(present, given, assume_unique=True)
+    present, data = present[kept], S.data[kept]
+    given, values = given[values > 0], values[values > 0]
+    places = np.searchsorted(present, given)
+    keys, data = np.insert(present, places, given), np.insert(data, places, values)
+    indptr = np.searchsorted(keys, np.arange(S.shape[0] + 1) * n)
+    return _canonical(data, (keys % n).astype(S.indices.dtype), indptr.astype(S.indptr.dtype), S.shape)
