@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from recbole_llmd import registry
 from recbole_llmd.errors import MappingMismatch, ModelError, RequestError, SettingsError
 from recbole_llmd.unlearning import Unlearner, fingerprint
 from tests.helpers.engines import assert_as_it_was, engine_of, snapshot
@@ -237,6 +238,12 @@ def test_wrong_engines_are_refused(trained):
     for another in (trained("ItemKNN")[0], {}):
         with pytest.raises(SettingsError, match="reg_weight: none is in the Config"):
             Unlearner(model, another)
+
+
+@pytest.mark.parametrize("name", ["BPR", "LightGCN", "FISM", "NCEPLRec", "Pop", "SASRec"])
+def test_models_without_a_matrix_in_closed_form_are_refused_with_the_reason(name):
+    with pytest.raises(ModelError, match=rf"model = '{name}'.*'EASE'.*no closed form.*every sample.*Retrain"):
+        registry.mapping_module(name)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from recbole_llmd.errors import MappingMismatch
 from recbole_llmd.unlearning.mapping import neighbours
 from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, MappingMatrix, axis
-from recbole_llmd.unlearning.mapping.neighbours import Similarity, with_entries, with_parts
+from recbole_llmd.unlearning.mapping.neighbours import Rows, Similarity, with_entries, with_parts
 
 Totals = NDArray[np.float64]
 
@@ -102,17 +102,16 @@ def correct(fitted: FittedMapping, change: Change, kind: Kind) -> Correction:
     columns = before.T.tocsr() if known is None else _enlarged(known, (before.shape[1], before.shape[0]))
     after = _columns_after(columns, change)
     A, transposed = _oriented(X, after, params)
-    shared = change.delta.tocoo()  # what entities have no longer, or newly, in common
-    if axis(params):
-        touched, entity, feature, had = change.items, shared.col, change.users[shared.row], before
-    else:
-        touched, entity, feature, had = change.users, change.users[shared.row], shared.col, columns
-    with_it = had[feature]
-    parted = with_it.indices.astype(np.int64), np.repeat(entity.astype(np.int64), np.diff(with_it.indptr))
+    user, item = np.repeat(change.users, np.diff(change.delta.indptr)), change.delta.indices.astype(np.int64)
+    touched, entity, feature, had = (
+        (change.items, item, user, before) if axis(params) else (change.users, user, item, columns)
+    )
+    with_it = Rows.of(had, feature)  # the entities that had in common what one has no longer
+    parted = with_it.indices.astype(np.int64), np.repeat(entity, with_it.lengths)
     if "totals" in fitted.cache:
         totals = np.zeros(A.shape[0])
         totals[: len(fitted.cache["totals"])] = fitted.cache["totals"]
-        totals[touched] = _totals(A[touched], kind.power)
+        totals[touched] = _totals(Rows.of(A, touched), kind.power)
     else:
         totals = _totals(A, kind.power)
     of_w = _by_entity(w, params)
@@ -146,10 +145,11 @@ def _stored(W: sp.csr_matrix, params: Mapping[str, Any]) -> MappingMatrix:
     return W.T if axis(params) else W
 
 
-def _totals(A: sp.csr_matrix, power: int) -> Totals:
+def _totals(A: sp.csr_matrix | Rows, power: int) -> Totals:
     """The sums of the rows' entries to a power, [n]."""
-    row = np.repeat(np.arange(A.shape[0]), np.diff(A.indptr))
-    return np.asarray(np.bincount(row, A.data.astype(np.float64) ** power, A.shape[0]), np.float64)
+    n = len(A.indptr) - 1
+    row = np.repeat(np.arange(n), np.diff(A.indptr))
+    return np.asarray(np.bincount(row, A.data.astype(np.float64) ** power, n), np.float64)
 
 
 def _enlarged(S: sp.csr_matrix, shape: tuple[int, int]) -> sp.csr_matrix:
@@ -162,15 +162,19 @@ def _enlarged(S: sp.csr_matrix, shape: tuple[int, int]) -> sp.csr_matrix:
 
 def _columns_after(columns: sp.csr_matrix, change: Change) -> sp.csr_matrix:
     """X' by columns (CSR [n_items, n_users]), given X so."""
-    rows = change.X[change.users]
-    row, item = change.delta.tocoo().coords
-    present = np.repeat(np.arange(len(change.users)) * rows.shape[1], np.diff(rows.indptr)) + rows.indices
-    changed = row * rows.shape[1] + item
-    places = np.minimum(np.searchsorted(present, changed), max(len(present) - 1, 0))
-    values = np.where(present[places] == changed, rows.data[places], 0) if len(present) else np.zeros(len(changed))
-    place, user = np.searchsorted(change.items, item), change.users[row]
-    order = np.argsort(place * columns.shape[1] + user)
-    after = with_entries(columns[change.items], place[order], user[order], values[order])
+    n_users, n_items = change.X.shape
+    rows, delta = Rows.of(change.X, change.users), change.delta
+    row = np.repeat(np.arange(len(change.users)), np.diff(delta.indptr))
+    present, changed = (
+        np.repeat(np.arange(len(change.users)) * n_items, rows.lengths) + rows.indices,
+        row * n_items + delta.indices,
+    )
+    at = np.searchsorted(present, changed)
+    values = np.where(np.append(present, -1)[at] == changed, np.append(rows.data, 0)[at], 0)
+    place, user = np.searchsorted(change.items, delta.indices), change.users[row]
+    order = np.argsort(place * n_users + user)
+    before = Rows.of(columns, change.items)
+    after = with_entries(before, n_users, place[order], user[order], values[order])
     return with_parts(columns, [(change.items, after)])
 
 

@@ -25,6 +25,49 @@ Numbers = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
 
+class Rows(NamedTuple):
+    """Rows of a CSR matrix [m, n] as its three arrays; SciPy's objects take longer to make than most of this work.
+
+    >>> Rows.of(sp.csr_matrix([[1, 0], [2, 3], [0, 4]]), np.array([1, 2])).data.tolist()
+    [2, 3, 4]
+    """
+
+    data: NDArray[Any]
+    indices: NDArray[Any]
+    indptr: NDArray[Any]
+
+    @classmethod
+    def of(cls, S: sp.csr_matrix, numbers: Numbers) -> Rows:
+        """The rows ``numbers`` of CSR S."""
+        starts = S.indptr[numbers]
+        lengths = S.indptr[numbers + 1] - starts
+        indptr = _running(lengths)
+        places = np.arange(indptr[-1]) + np.repeat(starts - indptr[:-1], lengths)
+        return cls(S.data[places], S.indices[places], indptr)
+
+    @property
+    def lengths(self) -> NDArray[Any]:
+        """How many entries each row has, [m]."""
+        return np.diff(self.indptr)
+
+    def kept(self, mask: NDArray[np.bool_]) -> Rows:
+        """The entries where ``mask`` is true."""
+        return Rows(self.data[mask], self.indices[mask], _running(mask)[self.indptr])
+
+    def chosen(self, mask: NDArray[np.bool_]) -> Rows:
+        """The rows where ``mask`` [m] is true."""
+        lengths = self.lengths
+        entries = np.repeat(mask, lengths)
+        return Rows(self.data[entries], self.indices[entries], _running(lengths[mask]))
+
+
+def _running(lengths: NDArray[Any]) -> NDArray[np.int64]:
+    """Sums of the first 0, 1, ... lengths."""
+    sums = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=sums[1:])
+    return sums
+
+
 @dataclass(frozen=True, eq=False)
 class Similarity:
     """What counts are divided by: owner_j·member_i + shrink + 1e-6, in float32.
@@ -54,11 +97,22 @@ def fit(A: sp.csr_matrix, transposed: sp.csr_matrix, similarity: Similarity, k: 
     cuts = np.flatnonzero(np.diff(np.cumsum(work) // ENTRIES, prepend=-1))
     edges = np.append(np.unique(np.append(0, cuts)), A.shape[0])
     blocks = [_neighbours(A, transposed, similarity, np.arange(low, high), k) for low, high in pairwise(edges)]
-    return sp.vstack(blocks, format="csr")
+    data, indices = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("data", "indices"))
+    indptr = _running(np.concatenate([block.lengths for block in blocks]))
+    return _canonical(data, indices, indptr.astype(indices.dtype), (A.shape[0],) * 2)
 
 
 class Corrected(NamedTuple):
-    """W after a change, the keys of its rows' last places [n], and how many rows of other entities were rewritten."""
+    """W after a change, its :func:`last_places`, and how many rows of other entities got news or were computed.
+
+    >>> A, alike = sp.csr_matrix(np.float32([[1, 1], [1, 0], [1, 1]])), Similarity(*np.ones((2, 3), np.float32))
+    >>> W = fit(A, A.T.tocsr(), alike, k=1)  # entities 0 and 2 share both features
+    >>> after = sp.csr_matrix(np.float32([[1, 1], [1, 0], [0, 1]]))
+    >>> parted = np.array([0, 1]), np.array([2, 2])
+    >>> result = correct(W, last_places(W, 1), after, after.T.tocsr(), alike, 1, np.array([2]), parted)
+    >>> W.indices.tolist(), result.W.indices.tolist(), result.merged, result.recomputed
+    ([2, 0, 0], [1, 0, 0], 1, 1)
+    """
 
     W: sp.csr_matrix
     last: Keys
@@ -94,19 +148,28 @@ def correct(
     counts = _counts(A, transposed, touched)
     news = _news(counts, similarity, touched, parted)
     places, rewritten = _in_place(W, last, news)
-    others = np.unique(news.owners[rewritten])
+    others = _distinct(news.owners[rewritten])
     merged, complete = _merged(W, last, news, others, k)
     again = others[~complete]
     parts = [(touched, _top_k(_similar(counts, similarity, touched), k)), (others, merged)]
     if len(again):
-        parts[1:] = (others[complete], merged[complete]), (again, _neighbours(A, transposed, similarity, again, k))
+        parts[1:] = (
+            (others[complete], merged.chosen(complete)),
+            (again, _neighbours(A, transposed, similarity, again, k)),
+        )
     after, last = with_parts(W, parts), last.copy()
     kept = (places >= 0) & ~rewritten
     owners = news.owners[kept]
     after.data[places[kept] + (after.indptr[owners] - W.indptr[owners])] = news.values[kept]  # nobody has it yet
     for numbers, rows in parts:
         last[numbers] = last_places(rows, k)
-    return Corrected(after, last, len(np.unique(news.owners)) - len(again), len(again))
+    return Corrected(after, last, len(_distinct(news.owners)) - len(again), len(again))
+
+
+def _distinct(ascending: Numbers) -> Numbers:
+    first = np.ones(len(ascending), bool)
+    np.not_equal(ascending[1:], ascending[:-1], out=first[1:])
+    return ascending[first]
 
 
 class _News(NamedTuple):
@@ -160,17 +223,17 @@ def _in_place(W: sp.csr_matrix, last: Keys, news: _News) -> tuple[Numbers, NDArr
     return np.where(listed, low, -1), rewritten[owners]
 
 
-def with_parts(S: sp.csr_matrix, parts: Sequence[tuple[Numbers, sp.csr_matrix]]) -> sp.csr_matrix:
-    """A copy of CSR S with rows replaced: for each of ``parts`` the rows numbered so by those of its matrix.
+def with_parts(S: sp.csr_matrix, parts: Sequence[tuple[Numbers, Rows]]) -> sp.csr_matrix:
+    """A copy of CSR S with rows replaced: for each of ``parts`` the rows numbered so by its rows.
 
     >>> S = sp.csr_matrix([[1, 0], [2, 3], [0, 4]])
-    >>> with_parts(S, [(np.array([2, 0]), sp.csr_matrix([[5, 6], [0, 7]]))]).toarray().tolist()
-    [[0, 7], [2, 3], [5, 6]]
+    >>> with_parts(S, [(np.array([2, 0]), Rows.of(S, np.array([1, 2])))]).toarray().tolist()
+    [[0, 4], [2, 3], [2, 3]]
     """
     before = np.diff(S.indptr)
     lengths = before.copy()
     for numbers, rows in parts:
-        lengths[numbers] = np.diff(rows.indptr)
+        lengths[numbers] = rows.lengths
     indptr = np.zeros_like(S.indptr)
     np.cumsum(lengths, out=indptr[1:])
     data, indices = np.empty(indptr[-1], S.data.dtype), np.empty(indptr[-1], S.indices.dtype)
@@ -181,7 +244,7 @@ def with_parts(S: sp.csr_matrix, parts: Sequence[tuple[Numbers, sp.csr_matrix]])
         data[to : to + stop - start] = S.data[start:stop]
         indices[to : to + stop - start] = S.indices[start:stop]
     for numbers, rows in parts:
-        places = np.arange(rows.nnz) + np.repeat(indptr[numbers] - rows.indptr[:-1], np.diff(rows.indptr))
+        places = np.arange(len(rows.data)) + np.repeat(indptr[numbers] - rows.indptr[:-1], rows.lengths)
         data[places], indices[places] = rows.data, rows.indices
     return _canonical(data, indices, indptr, S.shape)
 
@@ -202,24 +265,16 @@ def _counts(A: sp.csr_matrix, transposed: sp.csr_matrix, numbers: Numbers) -> sp
     return counts
 
 
-def _similar(counts: sp.csr_matrix, similarity: Similarity, numbers: Numbers) -> sp.csr_matrix:
+def _similar(counts: sp.csr_matrix, similarity: Similarity, numbers: Numbers) -> Rows:
     """The similarities of the entities ``numbers`` to all others, of their counts [len(numbers), n]."""
     owners = np.repeat(numbers, np.diff(counts.indptr))
-    data = similarity.of(counts.data, owners, counts.indices)
-    return _keep(_canonical(data, counts.indices, counts.indptr, counts.shape), counts.indices != owners)
+    rows = Rows(similarity.of(counts.data, owners, counts.indices), counts.indices, counts.indptr)
+    return rows.kept(counts.indices != owners)
 
 
-def _neighbours(
-    A: sp.csr_matrix, transposed: sp.csr_matrix, similarity: Similarity, numbers: Numbers, k: int
-) -> sp.csr_matrix:
+def _neighbours(A: sp.csr_matrix, transposed: sp.csr_matrix, similarity: Similarity, numbers: Numbers, k: int) -> Rows:
     """Rows ``numbers`` of W."""
     return _top_k(_similar(_counts(A, transposed, numbers), similarity, numbers), k)
-
-
-def _keep(S: sp.csr_matrix, mask: NDArray[np.bool_]) -> sp.csr_matrix:
-    """The entries of CSR S where ``mask`` is true."""
-    indptr = np.append(0, np.cumsum(mask, dtype=S.indptr.dtype))[S.indptr]
-    return _canonical(S.data[mask], S.indices[mask], indptr, S.shape)
 
 
 def _keys(values: NDArray[np.float32], members: NDArray[Any]) -> Keys:
@@ -232,10 +287,10 @@ def _keys(values: NDArray[np.float32], members: NDArray[Any]) -> Keys:
     return keys
 
 
-def last_places(S: sp.csr_matrix, k: int, keys: Keys | None = None) -> Keys:
-    """Key of the k-th entry of every row of CSR S; the largest number where a row has fewer."""
+def last_places(S: sp.csr_matrix | Rows, k: int, keys: Keys | None = None) -> Keys:
+    """Key of the k-th entry of every row of S; the largest number where a row has fewer."""
     lengths = np.diff(S.indptr)
-    last = np.full(S.shape[0], LAST)
+    last = np.full(len(lengths), LAST)
     remaining = np.flatnonzero(lengths >= k)
     if len(remaining) and keys is None:
         keys = _keys(S.data, S.indices)
@@ -251,40 +306,45 @@ def last_places(S: sp.csr_matrix, k: int, keys: Keys | None = None) -> Keys:
     return last
 
 
-def _top_k(S: sp.csr_matrix, k: int) -> sp.csr_matrix:
-    """The k first entries of every row of CSR S by :func:`_keys`."""
-    if np.diff(S.indptr).max(initial=0) <= k:
-        return S
-    keys = _keys(S.data, S.indices)
-    return _keep(S, keys <= np.repeat(last_places(S, k, keys), np.diff(S.indptr)))
+def _top_k(rows: Rows, k: int) -> Rows:
+    """The k first entries of every row by :func:`_keys`."""
+    if rows.lengths.max(initial=0) <= k:
+        return rows
+    keys = _keys(rows.data, rows.indices)
+    return rows.kept(keys <= np.repeat(last_places(rows, k, keys), rows.lengths))
 
 
-def _merged(
-    W: sp.csr_matrix, last: Keys, news: _News, others: Numbers, k: int
-) -> tuple[sp.csr_matrix, NDArray[np.bool_]]:
+def _merged(W: sp.csr_matrix, last: Keys, news: _News, others: Numbers, k: int) -> tuple[Rows, NDArray[np.bool_]]:
     """The rows ``others`` of W with the news entered.
 
     Returns:
-        Their content (CSR [len(others), n]), and in which of them it is complete: no entity outside both lists can
+        Their content, and in which of them it is complete: no entity outside both lists can
         belong to the first k, since what a full row does not list comes after its last place.
     """
     place = np.full(W.shape[0], -1)
     place[others] = np.arange(len(others))
     rows = place[news.owners]
     entered = rows >= 0
-    union = with_entries(W[others], rows[entered], news.members[entered], news.values[entered])
+    old = Rows.of(W, others)
+    union = with_entries(old, W.shape[1], rows[entered], news.members[entered], news.values[entered])
     return _top_k(union, k), last_places(union, k) <= last[others]
 
 
-def with_entries(S: sp.csr_matrix, rows: Numbers, columns: Numbers, values: NDArray[np.float32]) -> sp.csr_matrix:
-    """CSR S with entries set, given in the order of their rows and columns; those of value 0 are taken out."""
-    n = S.shape[1]
-    present = np.repeat(np.arange(S.shape[0]) * n, np.diff(S.indptr)) + S.indices
-    given = rows * n + columns
-    kept = ~np.isin(present, given, assume_unique=True)
-    present, data = present[kept], S.data[kept]
+def with_entries(S: Rows, n: int, rows: Numbers, columns: Numbers, values: NDArray[Any]) -> Rows:
+    """Rows [m, n] with entries set, given in the order of their rows and columns; those of value 0 are taken out.
+
+    >>> S = Rows.of(sp.csr_matrix([[1, 0], [2, 3]]), np.array([0, 1]))
+    >>> after = with_entries(S, 2, np.array([0, 1, 1]), np.array([1, 0, 1]), np.array([4, 0, 5]))
+    >>> after.data.tolist(), after.indices.tolist(), after.indptr.tolist()
+    ([1, 4, 5], [0, 1, 1], [0, 2, 3])
+    """
+    m = len(S.indptr) - 1
+    present, given = np.repeat(np.arange(m) * n, S.lengths) + S.indices, rows * n + columns
+    stays = np.ones(len(present) + 1, bool)
+    at = np.searchsorted(present, given)
+    stays[at[np.append(present, -1)[at] == given]] = False
+    present, data = present[stays[:-1]], S.data[stays[:-1]]
     given, values = given[values > 0], values[values > 0]
     places = np.searchsorted(present, given)
     keys, data = np.insert(present, places, given), np.insert(data, places, values)
-    indptr = np.searchsorted(keys, np.arange(S.shape[0] + 1) * n)
-    return _canonical(data, (keys % n).astype(S.indices.dtype), indptr.astype(S.indptr.dtype), S.shape)
+    return Rows(data, (keys % n).astype(S.indices.dtype), np.searchsorted(keys, np.arange(m + 1) * n))
