@@ -233,7 +233,7 @@ def mapping_names() -> tuple[str, ...]:
     """The names of the models that can be corrected.
 
     >>> mapping_names()
-    ('EASE', 'ItemKNN', 'SLIMElastic', 'ADMMSLIM')
+    ('EASE', 'ItemKNN', 'SLIMElastic', 'ADMMSLIM', 'AsymKNN')
     """
     return tuple(_MAPPINGS)
 
@@ -251,8 +251,9 @@ def mapping_module(name: str) -> MappingModel:
     """
     if name not in _MAPPINGS:
         raise ModelError(
-            f"model = {name!r}: unlearning corrects mapping models (scores = X·B): one of "
-            f"{', '.join(map(repr, _MAPPINGS))}. Retrain any other model on the retained interactions."
+            f"model = {name!r}: unlearning corrects models that score by a matrix which the interactions determine: "
+            f"one of {', '.join(map(repr, _MAPPINGS))}. The parameters of a model trained by gradient steps have no "
+            "closed form and depend on every sample of every step. Retrain other models on the retained interactions."
         )
     return cast("MappingModel", importlib.import_module(_MAPPINGS[name].corrections))
 
@@ -393,3 +394,4 @@ register_mapping("EASE", "recbole_llmd.unlearning.mapping.ease")
 register_mapping("ItemKNN", "recbole_llmd.unlearning.mapping.itemknn")
 register_mapping("SLIMElastic", "recbole_llmd.unlearning.mapping.slim")
 register_mapping("ADMMSLIM", "recbole_llmd.unlearning.mapping.admm")
+register_mapping("AsymKNN", "recbole_llmd.unlearning.mapping.asymknn")

@@ -171,7 +171,7 @@ def build():
 @pytest.fixture
 def trained(build):
     """``trained(name)`` gives Config, loaders and RecBole's trained mapping model on the tiny dataset."""
-    from tests.helpers.mapping_models import MODELS
+    from tests.helpers.mapping_models import ALL
 
     def _trained(name, **more):
         return build(
@@ -184,7 +184,7 @@ def trained(build):
                 "metrics": ["Recall", "NDCG"],
                 "valid_metric": "NDCG@10",
                 "metric_decimal_place": 6,
-                **MODELS[name],
+                **ALL[name],
                 **more,
             }
         )

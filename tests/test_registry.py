@@ -135,7 +135,7 @@ def fit(X, params, dtype=np.float32):
 def correct(model, change, tolerance):
     return Correction(fit(change.X, model.params, model.B.dtype), "counted anew")
 
-def derived(X, B):
+def derived(X, B, params):
     return {}
 
 class Counts(GeneralRecommender):
@@ -205,7 +205,9 @@ def test_a_mapping_model_needs_no_parameters(module, build):
 
 def test_its_name_is_known_everywhere(mapping):
     assert Config(model=mapping, dataset="tiny")["counts_power"] == 1.0
-    with pytest.raises(SettingsError, match="must be one of 'EASE', 'ItemKNN', 'SLIMElastic', 'ADMMSLIM', 'Counts'"):
+    with pytest.raises(
+        SettingsError, match="must be one of 'EASE', 'ItemKNN', 'SLIMElastic', 'ADMMSLIM', 'AsymKNN', 'Counts'"
+    ):
         Config(model="IMCorrect", dataset="tiny", config_dict={"mapping_model": "Count"})
     with pytest.raises(SettingsError, match="The nearest name is 'Counts'"):
         Config(model="Countz", dataset="tiny")

@@ -20,6 +20,7 @@ from recbole.trainer import Trainer
 from scipy.sparse import csr_matrix
 
 from recbole_llmd import registry
+from recbole_llmd.unlearning.mapping.correction import axis
 
 Array = npt.NDArray[Any]
 # What RecBole evaluates at a time: the users, what is masked (users, items), the targets (users, items).
@@ -105,12 +106,13 @@ def take_up_validation(model: Any, config: Config, valid: Loader) -> bool:
     if registry.mapping_spec(name) is None:
         return False
     mapping = registry.mapping_module(name)
-    if any(config[key] != value for key, value in mapping.REQUIRED.items()):
-        return False
+    params = {key: config[key] for key in mapping.PARAMETERS}
+    if any(config[key] != value for key, value in mapping.REQUIRED.items()) or not axis(params):
+        return False  # by users, their rows are what other users are scored by
     X = csr_matrix(model.interaction_matrix)
     X = (X + _pairs(valid).astype(X.dtype)).tocsr()
     model.interaction_matrix = X
-    for attribute, value in mapping.derived(X, getattr(model, mapping.MATRIX)).items():
+    for attribute, value in mapping.derived(X, getattr(model, mapping.MATRIX), params).items():
         setattr(model, attribute, value)
     return True
 

@@ -144,4 +144,7 @@ def _difference(content: Mapping[str, Any], mapping: MappingModel, today: DataId
         return DataIdentity.from_dict(content[KEY]).mismatch(today)
     if KEY in content:
         return "which they are is unknown, since the engine that saved it had no dataset but only a Config"
-    return None if mapping.trained_on(content.get("other_parameter") or {}, X) else "the interactions are others"
+    params = {key: content["config"][key] for key in mapping.PARAMETERS}
+    return (
+        None if mapping.trained_on(content.get("other_parameter") or {}, X, params) else "the interactions are others"
+    )

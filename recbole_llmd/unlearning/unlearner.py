@@ -22,7 +22,7 @@ from recbole_llmd.process_memory import PeakMemory
 from recbole_llmd.unlearning import checkpoint
 from recbole_llmd.unlearning.digests import digest_of_request
 from recbole_llmd.unlearning.identifiers import Identifiers
-from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, padded
+from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, axis, padded
 from recbole_llmd.unlearning.published_model import PublishedModel
 from recbole_llmd.unlearning.receipt import Pairs, Receipt
 from recbole_llmd.unlearning.request import Request, pairs_of
@@ -63,7 +63,7 @@ class Unlearner(PublishedModel):
     recbole_llmd.errors.RequestError: 1 of 1 pairs to forget are not in X, the training interactions; ...
 
     Args:
-        model: a trained EASE, ItemKNN, SLIMElastic or ADMMSLIM of RecBole.
+        model: a trained EASE, ItemKNN, SLIMElastic, ADMMSLIM or AsymKNN of RecBole.
         source: the RecBole dataset that the model was trained on (or its Config, if no tokens are needed).
         mode: ``"mapping"`` corrects X and B; ``"interaction"`` corrects X alone; ``"none"`` changes nothing;
             ``"retrain"`` corrects X and fits B from scratch.
@@ -320,7 +320,7 @@ class Unlearner(PublishedModel):
         if not len(change.users):
             return Correction(B, "nothing to correct")
         cache = self._known(self.X)
-        B = padded(B, X.shape[1] - B.shape[0])
+        B = padded(B, X.shape[axis(self.params)] - B.shape[0])
         if self.mode == "none":
             return Correction(B, "none")
         if self.mode == "interaction":
@@ -347,7 +347,7 @@ class Unlearner(PublishedModel):
         hash_before = self._hash.of(self.X, self._matrix) if self.hashes else None
         with PeakMemory() as memory:
             correction = correct()
-            derived = self.mapping.derived(change.X, correction.B)
+            derived = self.mapping.derived(change.X, correction.B, self.params)
         changes = request is None or bool(len(change.users) and self.mode != "none")
         if changes:
             self._publish(change.X, correction, derived, request)

@@ -5,13 +5,14 @@ import scipy.sparse as sp
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from recbole_llmd.unlearning.mapping import admm, ease, slim
+from recbole_llmd.unlearning.mapping import admm, asymknn, ease, itemknn, slim
 from recbole_llmd.unlearning.mapping.correction import Change, FittedMapping
 
 quick = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 EASE = {"reg_weight": 3.0}
 KNN = {"k": 4, "shrink": 0.0, "knn_method": "item"}
+ASYM = {"k": 4, "alpha": 0.5, "beta": 0.7, "q": 2, "knn_method": "item"}
 SLIM = {"alpha": 0.02, "l1_ratio": 0.3, "positive_only": True, "hide_item": True}
 ADMM = {"lambda1": 0.7, "lambda2": 5.0, "alpha": 0.5, "positive_only": True, "center_columns": False}
 FITTED = [
@@ -21,6 +22,11 @@ FITTED = [
     (slim, {**SLIM, "hide_item": False}),
     (admm, ADMM),
     (admm, {**ADMM, "positive_only": False, "center_columns": True}),
+]
+NEIGHBOURS = [
+    (module, {**params, "knn_method": method})
+    for module, params in ((itemknn, KNN), (asymknn, ASYM))
+    for method in ("item", "user")
 ]
 
 

@@ -13,7 +13,13 @@ MODELS = {
     "ItemKNN": {"k": 8},
     "SLIMElastic": {"alpha": 0.05, "l1_ratio": 0.1},
     "ADMMSLIM": {"lambda1": 1.0, "lambda2": 10.0, "rho": 50.0, "k": 400},
+    "AsymKNN": {"k": 8, "q": 2},
 }
+BY_USERS = {  # neighbours of users: corrected, but with no item-item mapping that could be evaluated as such
+    "ItemKNN by users": {"model": "ItemKNN", "k": 8, "knn_method": "user"},
+    "AsymKNN by users": {"model": "AsymKNN", "k": 8, "beta": 0.3, "knn_method": "user"},
+}
+ALL = MODELS | BY_USERS
 
 
 def dense(B):
@@ -27,6 +33,17 @@ def all_of(X, users):
     owners, items = X.nonzero()
     chosen = np.isin(owners, users)
     return Request("forget", owners[chosen], items[chosen])
+
+
+def scores_by_hand(X, B, config):
+    """All scores of RecBole's model with the mapping matrix B, of dense arrays."""
+    by_users = config["knn_method"] == "user"
+    scores = B @ X if by_users else X @ B
+    if config["model"] == "AsymKNN":
+        of_users = np.linalg.norm(B if by_users else X, axis=1) ** (2 * config["beta"])
+        of_items = (np.linalg.norm(X, axis=0) if by_users else np.linalg.norm(B, axis=1)) ** (2 * (1 - config["beta"]))
+        scores = (scores / (np.outer(of_users, of_items) + 1e-6)) ** config["q"]
+    return scores
 
 
 def retained(dataset, users, items):

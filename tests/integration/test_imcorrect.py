@@ -52,9 +52,8 @@ def test_the_run_gives_what_a_refit_on_the_retained_interactions_gives(unlearned
     mapping = mapping_module(name)
     refitted = get_model(name)(config, retained(dataset, *pairs))
     refitted.item_similarity = refitted.w = mapping.fit(refitted.interaction_matrix, config.final_config_dict)
-    for attribute, value in getattr(mapping, "derived", lambda X, B: {})(
-        refitted.interaction_matrix, refitted.w
-    ).items():
+    derived = mapping.derived(refitted.interaction_matrix, refitted.w, config.final_config_dict)
+    for attribute, value in derived.items():
         setattr(refitted, attribute, value)
     for loader, metrics in ((valid, result["best_valid_result"]), (test, result["test_result"])):
         for user in np.unique(pairs[0]):  # RecBole masks what was forgotten no more

@@ -11,7 +11,7 @@ from recbole_llmd.data.identity import DataIdentity
 from recbole_llmd.errors import CheckpointError, DataError, RequestError
 from recbole_llmd.unlearning import Unlearner
 from tests.conftest import REPO
-from tests.helpers.mapping_models import MODELS
+from tests.helpers.mapping_models import ALL
 
 FIRST_OF_EACH_USER = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "mode": "full", "group_by": "user"}
 
@@ -25,7 +25,7 @@ def saved(trained, workdir):
         # So split, the training interactions do not depend on the order of the rows: only the numbers of users do.
         config, (train, _, _), model = trained(name, data_path=str(workdir), eval_args=FIRST_OF_EACH_USER)
         if writer == "RecBole":
-            trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
+            trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
             trainer._save_checkpoint(0, verbose=False)
             path = trainer.saved_model_file
         else:
@@ -43,7 +43,7 @@ def saved(trained, workdir):
 WRITERS = ["RecBole", "Unlearner", "Unlearner, corrected"]
 CASES = [
     (name, writer)
-    for name in MODELS
+    for name in ALL
     for writer in WRITERS
     if (name, writer) != ("ADMMSLIM", "RecBole")  # RecBole trains it again on the data of today
 ]

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recbole_llmd.unlearning import Unlearner
-from recbole_llmd.unlearning.mapping import ease, itemknn
+from recbole_llmd.unlearning.mapping import asymknn, ease, itemknn
 from tests.helpers.engines import engine_of
 from tests.helpers.mapping_models import dense
 
@@ -35,18 +35,34 @@ class ItemKNN:
 
     USER_ID, ITEM_ID, n_users, n_items = "user_id", "item_id", 25, 14
 
-    def __init__(self, X):
+    def __init__(self, X, params):
         self.interaction_matrix = X
-        self.w = itemknn.fit(X, {"k": 3, "shrink": 0.0})
+        self.w = itemknn.fit(X, params)
+
+
+class AsymKNN(ItemKNN):
+    def __init__(self, X, params):
+        self.interaction_matrix = X
+        self.w = asymknn.fit(X, params)
 
 
 class EASE(ItemKNN):
-    def __init__(self, X):
+    def __init__(self, X, params):
         self.interaction_matrix = X
-        self.item_similarity = ease.fit(X, {"reg_weight": 2.0}, np.float64)
+        self.item_similarity = ease.fit(X, params, np.float64)
 
 
-@pytest.mark.parametrize("model_class", [EASE, ItemKNN])
+@pytest.mark.parametrize(
+    "model_class, params",
+    [
+        (EASE, {"reg_weight": 2.0}),
+        *(
+            (model_class, {**params, "k": 3, "knn_method": method})
+            for model_class, params in ((ItemKNN, {"shrink": None}), (AsymKNN, {"alpha": 0.4, "beta": 0.5, "q": 1}))
+            for method in ("item", "user")
+        ),
+    ],
+)
 @given(
     st.integers(0, 10**6),
     st.lists(
@@ -54,12 +70,12 @@ class EASE(ItemKNN):
     ),
 )
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_any_sequence_of_requests_ends_where_a_fit_from_scratch_does(model_class, seed, requests):
+def test_any_sequence_of_requests_ends_where_a_fit_from_scratch_does(model_class, params, seed, requests):
     rng = np.random.default_rng(seed)
     X = rng.integers(0, 2, (25, 14)) * rng.integers(1, 3, (25, 14)) * (rng.random((25, 14)) < 0.6)
     X[0], X[:, 0] = 0, 0
-    model = model_class(sp.csr_matrix(X.astype(np.float32)))
-    engine = Unlearner(model, {"reg_weight": 2.0, "k": 3, "shrink": None, "knn_method": "item"})
+    model = model_class(sp.csr_matrix(X.astype(np.float32)), params)
+    engine = Unlearner(model, params)
     mine = X.astype(np.float64)  # what X should be, kept by other means
     for kind, draw in requests:
         rng = np.random.default_rng(draw)

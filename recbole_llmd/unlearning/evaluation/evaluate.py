@@ -10,6 +10,7 @@ from recbole.config import Config
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.model.abstract_recommender import GeneralRecommender
 
+from recbole_llmd.errors import SettingsError
 from recbole_llmd.report.provenance import without_paths
 from recbole_llmd.unlearning.evaluation import metrics
 from recbole_llmd.unlearning.evaluation.arm_metrics import Score
@@ -17,6 +18,7 @@ from recbole_llmd.unlearning.evaluation.drift import measure_drift
 from recbole_llmd.unlearning.evaluation.record import EvaluationRecord, Row
 from recbole_llmd.unlearning.evaluation.scenarios import Scenario
 from recbole_llmd.unlearning.evaluation.study import Study
+from recbole_llmd.unlearning.mapping.correction import axis
 from recbole_llmd.unlearning.unlearner import Unlearner
 
 
@@ -48,7 +50,9 @@ def evaluate_unlearning(
 
     Raises:
         LLMDError: if a request cannot be answered.
+        SettingsError: if the model relates users, not items.
     """
+    _refuse_neighbours_of_users(model, config)
     study = Study(model, config, eval_data, score, show_progress)
     dataset = eval_data._dataset
     return EvaluationRecord(
@@ -75,7 +79,11 @@ def refit_to_optimum(model: GeneralRecommender, config: Config, recbole_seconds:
 
     Returns:
         dict: the times of both fits, and how far their B are apart.
+
+    Raises:
+        SettingsError: if the model relates users, not items.
     """
+    _refuse_neighbours_of_users(model, config)
     engine = Unlearner(model, config, hashes=False)
     recboles = engine.B
     receipt = engine.refit()
@@ -87,3 +95,11 @@ def refit_to_optimum(model: GeneralRecommender, config: Config, recbole_seconds:
         "B_frobenius": metrics.relative_frobenius(recboles, engine.B),
         "columns": metrics.differing_columns(recboles, engine.B),
     }
+
+
+def _refuse_neighbours_of_users(model: GeneralRecommender, config: Config) -> None:
+    if not axis(Unlearner(model, config, hashes=False).params):
+        raise SettingsError(
+            f"knn_method = 'user': {type(model).__name__} then relates users, and the evaluation compares item-item "
+            "mappings and averages them over shards of users. Set knn_method: item, or correct without --evaluate."
+        )

@@ -202,7 +202,7 @@ class Sharded(Deferred):
         mapping = self.engine.mapping
         matrices: Sequence[Any] = [shard.engine.B for shard in self.shards]
         B = (sum(matrices[1:], start=matrices[0]) / len(matrices)).astype(self.engine.B.dtype)
-        for name, value in {mapping.MATRIX: B, **mapping.derived(self.engine.X, B)}.items():
+        for name, value in {mapping.MATRIX: B, **mapping.derived(self.engine.X, B, self.engine.params)}.items():
             setattr(self.model, name, value)
 
 

@@ -2,7 +2,8 @@
 
     ½·|X - XC|² + ½·lambda2·Σ_ij m_i^alpha·C_ij² + lambda1·|C|₁,   diag(C) = 0, C ≥ 0 if positive_only,
 
-with m the items' mean of X, and X centred by m if center_columns. Its columns are those of
+with m the items' mean of X, and X centred by m if center_columns. The mean is over the users who have interactions and
+one row of padding: over RecBole's rows, where all its users have. Its columns are those of
 :mod:`~recbole_llmd.unlearning.mapping.slim_columns` and are solved to ``TOLERANCE``. RecBole stops after k iterations
 wherever they are (rho and k decide how far from the optimum, and its checkpoint keeps no dual to go on from), so a
 model that RecBole fitted moves to the optimum at its first correction; :func:`fit` gives the optimum itself.
@@ -18,7 +19,7 @@ import scipy.sparse as sp
 from numpy.typing import DTypeLike, NDArray
 
 from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, MappingMatrix
-from recbole_llmd.unlearning.mapping.slim_columns import Problem, concerned, solve
+from recbole_llmd.unlearning.mapping.slim_columns import Problem, concerned, of_present_users, solve
 
 PARAMETERS: tuple[str, ...] = ("lambda1", "lambda2", "alpha", "positive_only", "center_columns")
 MATRIX = "item_similarity"
@@ -52,18 +53,18 @@ def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correcti
     )
 
 
-def trained_on(stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
+def trained_on(stored: Mapping[str, Any], X: sp.csr_matrix, params: Mapping[str, Any]) -> bool:
     """True: RecBole stores nothing of this model and trains it on X where it loads it."""
     return True
 
 
-def derived(X: sp.csr_matrix, B: MappingMatrix) -> dict[str, Any]:
+def derived(X: sp.csr_matrix, B: MappingMatrix, params: Mapping[str, Any]) -> dict[str, Any]:
     """The items' means [n_items] that RecBole's scores add back."""
-    return {"item_means": np.asarray(X.mean(axis=0)).ravel()}
+    return {"item_means": np.asarray(of_present_users(X).mean(axis=0)).ravel()}
 
 
 def _problem(X: sp.csr_matrix, params: Mapping[str, Any]) -> Problem:
-    X = X.astype(np.float64)
+    X = of_present_users(X).astype(np.float64)
     means = np.asarray(X.mean(axis=0)).ravel()
     return Problem(
         X=X,

@@ -15,7 +15,8 @@ from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
 
-MappingMatrix: TypeAlias = Any  # NDArray or a SciPy sparse matrix [n_items, n_items], as RecBole's model has it
+# NDArray or a SciPy sparse matrix as RecBole's model has it: [n_items, n_items], or of users (:func:`axis`).
+MappingMatrix: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,10 @@ class MappingModel(Protocol):
     def correct(self, fitted: FittedMapping, change: Change, tolerance: float) -> Correction:
         """B after a change of X. It writes nothing that it is given: others may be reading it."""
 
-    def trained_on(self, stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
+    def trained_on(self, stored: Mapping[str, Any], X: sp.csr_matrix, params: Mapping[str, Any]) -> bool:
         """Whether what RecBole's checkpoint stored of the model can come from the interactions X."""
 
-    def derived(self, X: sp.csr_matrix, B: MappingMatrix) -> dict[str, Any]:
+    def derived(self, X: sp.csr_matrix, B: MappingMatrix, params: Mapping[str, Any]) -> dict[str, Any]:
         """What the model keeps beside X and B: its other attributes by name."""
 
 
@@ -141,8 +142,17 @@ def holds_interactions(stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
     return bool(before.shape == X.shape and (before != X).nnz == 0)
 
 
+def axis(params: Mapping[str, Any]) -> int:
+    """The axis of X whose entities B relates: items (1), or users (0) where a neighbourhood model is fitted by users.
+
+    >>> axis({"k": 5, "knn_method": "user"}), axis({"reg_weight": 1.0})
+    (0, 1)
+    """
+    return 0 if params.get("knn_method") == "user" else 1
+
+
 def padded(B: MappingMatrix, new_items: int) -> MappingMatrix:
-    """B with rows and columns of zeros for new items: what every mapping model gives an item without interactions."""
+    """B with rows and columns of zeros for new items (or users): what models give one without interactions."""
     if not new_items:
         return B
     n = B.shape[0] + new_items

@@ -110,12 +110,12 @@ def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correcti
     return Correction(corrected, "low-rank update", estimates, error, tolerance, cache)
 
 
-def trained_on(stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
+def trained_on(stored: Mapping[str, Any], X: sp.csr_matrix, params: Mapping[str, Any]) -> bool:
     """Whether the interactions stored with RecBole's model are X."""
     return holds_interactions(stored, X)
 
 
-def derived(X: sp.csr_matrix, B: MappingMatrix) -> dict[str, Any]:
+def derived(X: sp.csr_matrix, B: MappingMatrix, params: Mapping[str, Any]) -> dict[str, Any]:
     """Nothing: the model keeps X and B alone."""
     return {}
 

@@ -1,9 +1,11 @@
 """SLIM (Ning and Karypis, ICDM 2011) as RecBole's SLIMElastic has it: scikit-learn's ElasticNet per item,
 
-    1/(2N)·|x_j - Xc|² + alpha·l1_ratio·|c|₁ + ½·alpha·(1 - l1_ratio)·|c|²,   N = n_users, c_j = 0 if hide_item,
+    1/(2N)·|x_j - Xc|² + alpha·l1_ratio·|c|₁ + ½·alpha·(1 - l1_ratio)·|c|²,   c_j = 0 if hide_item,
 
-which times N is a column of :mod:`~recbole_llmd.unlearning.mapping.slim_columns`. RecBole stops scikit-learn at a
-duality gap of 1e-4; here every column is optimal to ``TOLERANCE``.
+which times N is a column of :mod:`~recbole_llmd.unlearning.mapping.slim_columns`. N is the number of users who have
+interactions, and one row of padding: what RecBole counts where all its users have. When a user comes or leaves with
+everything, N and so every column changes. RecBole stops scikit-learn at a duality gap of 1e-4; here every column is
+optimal to ``TOLERANCE``.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from recbole_llmd.unlearning.mapping.correction import (
     MappingMatrix,
     holds_interactions,
 )
-from recbole_llmd.unlearning.mapping.slim_columns import Problem, concerned, solve
+from recbole_llmd.unlearning.mapping.slim_columns import Problem, concerned, of_present_users, solve
 
 PARAMETERS: tuple[str, ...] = ("alpha", "l1_ratio", "positive_only", "hide_item")
 MATRIX = "item_similarity"
@@ -54,17 +56,18 @@ def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correcti
     )
 
 
-def trained_on(stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
+def trained_on(stored: Mapping[str, Any], X: sp.csr_matrix, params: Mapping[str, Any]) -> bool:
     """Whether the interactions stored with RecBole's model are X."""
     return holds_interactions(stored, X)
 
 
-def derived(X: sp.csr_matrix, B: MappingMatrix) -> dict[str, Any]:
+def derived(X: sp.csr_matrix, B: MappingMatrix, params: Mapping[str, Any]) -> dict[str, Any]:
     """Nothing: the model keeps X and B alone."""
     return {}
 
 
 def _problem(X: sp.csr_matrix, params: Mapping[str, Any]) -> Problem:
+    X = of_present_users(X)
     total = X.shape[0] * params["alpha"]
     return Problem(
         X=X.astype(np.float64),

@@ -118,12 +118,29 @@ def solve(
     return sp.hstack(blocks, format="csc")[:, source], resolved, worst
 
 
-def concerned(fitted: FittedMapping, change: Change) -> Numbers | None:
-    """Ids of the columns whose gradient a change of X changes; None (all) for a model not known to be optimal.
+def of_present_users(X: sp.csr_matrix) -> sp.csr_matrix:
+    """X [n_users, n_items] as RecBole has it of data in which only the users with interactions occur.
 
-    G changes between the items of the users who changed, and G(c_j - e_j) where c_j - e_j has one of those items.
+    These are the rows that are not empty, after one of padding: a fit counts them (N). A user who has left with
+    everything is not counted, as if that user had never been there.
+
+    >>> of_present_users(sp.csr_matrix([[0, 0], [1, 0], [0, 0], [1, 1]])).toarray().tolist()
+    [[0, 0], [1, 0], [1, 1]]
     """
-    if fitted.cache.get("exact_for") != fitted.X.shape:  # the number of users belongs to the problem
+    X = X.tocsr()  # RecBole's SLIMElastic has another form
+    starts = np.append(X.indptr[:-1][np.diff(X.indptr) > 0], X.nnz)
+    return sp.csr_matrix((X.data, X.indices, np.append(0, starts)), shape=(len(starts), X.shape[1]))
+
+
+def concerned(fitted: FittedMapping, change: Change) -> Numbers | None:
+    """Ids of the columns whose optimality conditions a change of X changes; None for all.
+
+    All of a model that is not known to be optimal, and where N changes, with which the penalties (or the items' means)
+    are scaled. Otherwise G changes between the items of the users who changed, and G(c_j - e_j) where c_j - e_j has one
+    of those items.
+    """
+    present = [np.count_nonzero(np.diff(X.indptr)) for X in (fitted.X, change.X)]
+    if "exact_for" not in fitted.cache or present[0] != present[1]:
         return None
     of_users = np.zeros(fitted.X.shape[1], bool)
     of_users[change.items] = of_users[change.X[change.users].indices] = True

@@ -12,6 +12,7 @@ import torch
 from recbole.utils import get_trainer
 
 from recbole_llmd.config import load_properties, side_config
+from recbole_llmd.errors import SettingsError
 from recbole_llmd.registry import mapping_module
 from recbole_llmd.unlearning.evaluation.evaluate import evaluate_unlearning, refit_to_optimum
 from recbole_llmd.unlearning.evaluation.histories import retained_loader
@@ -197,3 +198,13 @@ def test_the_gap_between_active_and_inactive_users_is_that_of_their_metrics(eval
     active = np.array(by_length[len(by_length) // 2 :])
     scored = evaluation.score(evaluation.model, retained_loader(test, active[:0], active[:0], only=active))
     assert arms["corrected"]["active_ndcg@10"] == pytest.approx(scored["ndcg@10"], abs=1e-6)
+
+
+def test_neighbours_of_users_are_refused_before_anything_is_fitted(trained):
+    config, (_, _, test), model = trained("ItemKNN", knn_method="user")
+    w = model.w
+    with pytest.raises(SettingsError, match="knn_method = 'user': ItemKNN then relates users"):
+        refit_to_optimum(model, config, 1.0)
+    with pytest.raises(SettingsError, match="knn_method = 'user'"):
+        evaluate_unlearning(model, [], None, config=config, eval_data=test, provenance=PROVENANCE)
+    assert model.w is w

@@ -14,6 +14,7 @@ SHARDS = 3
 # The parameters of a third of the users, by hand; SLIMElastic's objective is a mean over users already.
 SCALED = {
     "EASE": {"reg_weight": 10.0 / 3},
+    "AsymKNN": {},  # has no penalty
     "ItemKNN": {"shrink": 6.0 / 3},
     "SLIMElastic": {},
     "ADMMSLIM": {"lambda1": 1.0 / 3, "lambda2": 10.0 / 3},
