@@ -5,7 +5,7 @@ import scipy.sparse as sp
 import torch
 from recbole.utils import get_trainer
 
-from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
+from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix, ImplicitMatrix
 from recbole_llmd.unlearning.request import Request
 
 MODELS = {
@@ -13,13 +13,14 @@ MODELS = {
     "ItemKNN": {"k": 8},
     "SLIMElastic": {"alpha": 0.05, "l1_ratio": 0.1},
     "ADMMSLIM": {"lambda1": 1.0, "lambda2": 10.0, "rho": 50.0, "k": 400},
+    "DualEASE": {"reg_weight": 10.0},
 }
 
 
 def dense(B):
     if isinstance(B, CorrectedMatrix):
-        return B.folded()
-    return B.toarray() if sp.issparse(B) else np.asarray(B)
+        B = B.folded()
+    return B.toarray() if sp.issparse(B) or isinstance(B, ImplicitMatrix) else np.asarray(B)
 
 
 def all_of(X, users):

@@ -10,12 +10,12 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import DTypeLike, NDArray
 
-from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
+from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix, ImplicitMatrix
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
 
-MappingMatrix: TypeAlias = Any  # NDArray or a SciPy sparse matrix [n_items, n_items], as RecBole's model has it
+MappingMatrix: TypeAlias = Any  # NDArray, a SciPy sparse matrix or an ImplicitMatrix [n_items, n_items], as RecBole's model has it
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,8 @@ def padded(B: MappingMatrix, new_items: int) -> MappingMatrix:
         B.resize(n, n)
         return B
     B = B.folded() if isinstance(B, CorrectedMatrix) else B
+    if isinstance(B, ImplicitMatrix):
+        return B.grown(new_items)
     larger = np.zeros((n, n), B.dtype)
     larger[:-new_items, :-new_items] = B
     return larger
