@@ -24,7 +24,7 @@ def unlearn(
     """Correct the model of a checkpoint, and write it and its receipt; both or neither.
 
     Args:
-        checkpoint: a checkpoint of EASE, ItemKNN, SLIMElastic or ADMMSLIM that RecBole or :meth:`Unlearner.save` wrote.
+        checkpoint: a checkpoint of a mapping model (EASE, DualEASE, ...) that RecBole or :meth:`Unlearner.save` wrote.
         forget_file: see :func:`~recbole_llmd.unlearning.forget_file.read_forget_file`.
         out: the file of the corrected checkpoint, which RecBole loads; a file that is there is replaced. The receipt
             goes to ``<out>.receipt.json``.

@@ -18,7 +18,7 @@ BLOCK_BYTES = 1 << 22
 
 
 def fingerprint(X: sp.spmatrix, B: MappingMatrix) -> str:
-    """SHA-256 over shape, type and bytes of X (CSR) and B (dense, sparse or implicit); equal models have equal fingerprints.
+    """SHA-256 over shape, type and bytes of X (CSR) and B (dense, sparse or implicit); equal models have equal ones.
 
     The bytes are hashed in blocks of 4 MiB, and then the blocks' hashes.
     """

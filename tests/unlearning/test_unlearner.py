@@ -253,6 +253,7 @@ def test_a_failed_correction_leaves_the_model_as_it_was(trained, name, monkeypat
         "ItemKNN": "itemknn.replace_rows",
         "SLIMElastic": "slim_columns.descend",
         "ADMMSLIM": "slim_columns.descend",
+        "DualEASE": "ease.backward_error",
     }[name]
     with monkeypatch.context() as patch:
         patch.setattr(f"recbole_llmd.unlearning.mapping.{target}", fail)

@@ -1,7 +1,8 @@
 """EASE's mapping matrix with low-rank corrections that are not written into it yet.
 
-B is dense, or held by another matrix (:class:`ImplicitMatrix`): to write a correction into it is a pass over all of its memory. A correction of rank r is kept instead as
-2·r rows and applied where scores are asked for. With P = (XᵀX + λI)⁻¹ and P₀ its value when B₀ was written,
+To write a correction into B is a pass over all of its memory, whether it is an array or made of other matrices
+(:class:`ImplicitMatrix`). A correction of rank r is kept instead as 2·r rows and applied where scores are asked for.
+With P = (XᵀX + λI)⁻¹ and P₀ its value when B₀ was written,
 
     P = P₀ - LᵀR,    B = B₀·diag(d₀/d) + LᵀR·diag(1/d), zero on the diagonal,    d = diag(P), d₀ = diag(P₀).
 

@@ -15,7 +15,9 @@ from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix, Im
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
 
-MappingMatrix: TypeAlias = Any  # NDArray, a SciPy sparse matrix or an ImplicitMatrix [n_items, n_items], as RecBole's model has it
+MappingMatrix: TypeAlias = (
+    Any  # NDArray, a SciPy sparse matrix or an ImplicitMatrix [n_items, n_items], as RecBole's model has it
+)
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,16 @@ def holds_interactions(stored: Mapping[str, Any], X: sp.csr_matrix) -> bool:
     """:meth:`MappingModel.trained_on` where RecBole's checkpoint has the interactions themselves."""
     before = sp.csr_matrix(stored["interaction_matrix"])
     return bool(before.shape == X.shape and (before != X).nnz == 0)
+
+
+def explicit(B: MappingMatrix) -> MappingMatrix:
+    """B as an array or a SciPy sparse matrix, for whoever compares its entries.
+
+    >>> explicit(np.eye(2)).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    B = B.folded() if isinstance(B, CorrectedMatrix) else B
+    return B.toarray() if isinstance(B, ImplicitMatrix) else B
 
 
 def padded(B: MappingMatrix, new_items: int) -> MappingMatrix:

@@ -185,7 +185,7 @@ class DualMatrix(ImplicitMatrix):
     def _whose(self, rows: sp.csr_matrix) -> Numbers:
         """The user whose row of X each of ``rows`` is [m], -1 for others."""
         weights, order, sums = self._sums
-        users = order[np.minimum(np.searchsorted(sums, rows @ weights), len(sums) - 1)]
+        users: Numbers = order[np.minimum(np.searchsorted(sums, rows @ weights), len(sums) - 1)]
         difference = (rows - self.X[users]).tocsr()
         difference.eliminate_zeros()
         users[np.diff(difference.indptr) > 0] = -1
@@ -243,13 +243,15 @@ class CorrectedDual(CorrectedMatrix):
 
     def folded(self, labels: Numbers | None = None) -> DualMatrix:
         """The matrix of X with nothing pending; it finds out itself what is connected."""
-        return self.base.moved_to(self.X, self.diagonal)
+        base: DualMatrix = self.base
+        return base.moved_to(self.X, self.diagonal)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self.folded().__reduce__()
 
     def _base_inverse_rows(self, rows: sp.csr_matrix) -> Matrix:
-        return self.base.inverse_rows(rows)
+        base: DualMatrix = self.base
+        return base.inverse_rows(rows)
 
 
 def _diagonal(X: sp.csr_matrix, inverse: Matrix, weight: float) -> Float64:
