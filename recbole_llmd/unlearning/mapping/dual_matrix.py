@@ -101,7 +101,7 @@ class DualMatrix(ImplicitMatrix):
         """right·K⁻¹ [m, n_users], refined until the residual is ``REFINED`` of ``right``'s largest entry."""
         solution: Float64 = (right.astype(self.dtype) @ self.inverse).astype(np.float64)
         for _ in range(REFINEMENTS):
-            residual = right - self._times_X(solution) @ self.X.T - self.weight * solution
+            residual = right - _each(self.X, self._times_X(solution)) - self.weight * solution
             wrong = np.abs(residual).max(axis=1) > REFINED * np.abs(right).max(axis=1)
             if not wrong.any():
                 break
@@ -143,8 +143,9 @@ class DualMatrix(ImplicitMatrix):
         """
         factors, signature = self._change_to(X)
         n, rank, dtype = X.shape[0], len(signature), self.dtype
-        cheap = low_rank_seconds(n, rank, factors.nnz, dtype) < refit_seconds(n, dtype) if rank < n else False
-        if rank > n * ease.WORTH_COMPARING and not cheap:
+        if rank > n * ease.WORTH_COMPARING and (
+            rank >= n or refit_seconds(n, dtype) < low_rank_seconds(n, rank, factors.nnz, dtype)
+        ):
             return DualMatrix.of(X, self.weight, dtype)
         old = self._with_users(X.shape[0])
         image = old.solved(factors.toarray())
@@ -171,8 +172,7 @@ class DualMatrix(ImplicitMatrix):
 
     def _times_X(self, rows: Matrix) -> Matrix:
         """rows·X [m, n_items] of dense ``rows`` [m, n_users], in their dtype."""
-        product: Matrix = (self._transposed.astype(rows.dtype) @ np.ascontiguousarray(rows.T)).T
-        return product
+        return _each(self._transposed, rows)
 
     @functools.cached_property
     def _sums(self) -> tuple[Float64, Numbers, Float64]:
@@ -252,6 +252,14 @@ class CorrectedDual(CorrectedMatrix):
     def _base_inverse_rows(self, rows: sp.csr_matrix) -> Matrix:
         base: DualMatrix = self.base
         return base.inverse_rows(rows)
+
+
+def _each(matrix: sp.csr_matrix, rows: Matrix) -> Matrix:
+    """rows·matrixᵀ [m, n] of dense ``rows``, one after the other: each stays in a core's cache."""
+    product, matrix = np.empty((len(rows), matrix.shape[0]), rows.dtype), matrix.astype(rows.dtype, copy=False)
+    for row, out in zip(rows, product, strict=True):
+        out[:] = matrix @ row
+    return product
 
 
 def _diagonal(X: sp.csr_matrix, inverse: Matrix, weight: float) -> Float64:

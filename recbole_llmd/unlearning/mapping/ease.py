@@ -291,10 +291,11 @@ def _error_of(B: CorrectedMatrix, X: sp.csr_matrix, weight: float) -> float:
 
 def _profiles(change: Change) -> sp.csr_matrix:
     """What was forgotten or learned, as probes: the first users' rows, and a mixture of all."""
-    if change.delta.shape[0] <= PROFILES:
-        return change.delta
-    mixture = np.random.default_rng(0).standard_normal((1, change.delta.shape[0]))
-    return sp.vstack([change.delta[: PROFILES - 1], sp.csr_matrix(mixture @ change.delta)], format="csr")
+    pairs = abs(change.delta)
+    if pairs.shape[0] <= PROFILES:
+        return pairs
+    mixture = np.random.default_rng(0).standard_normal((1, pairs.shape[0]))
+    return sp.vstack([pairs[: PROFILES - 1], sp.csr_matrix(mixture @ pairs)], format="csr")
 
 
 def _squares(X: sp.csr_matrix, items: NDArray[np.int64]) -> Float64:
