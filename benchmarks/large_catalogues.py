@@ -93,14 +93,12 @@ def scoring(engine: Unlearner) -> Figures:
 
     model = engine.model
 
+    def of(count: int) -> float:
+        asked = {model.USER_ID: torch.arange(1, 1 + count)}
+        return statistics.median(timed(lambda: model.full_sort_predict(asked))[1] for _ in range(REPEATS))
+
     def seconds() -> Figures:
-        return {
-            f"{count} users": statistics.median(
-                timed(lambda: model.full_sort_predict({model.USER_ID: torch.arange(1, 1 + count)}))[1]
-                for _ in range(REPEATS)
-            )
-            for count in (1, SCORED)
-        }
+        return {f"{count} users": of(count) for count in (1, SCORED)}
 
     figures: Figures = {"rank pending": engine.snapshot().item_similarity.rank, "pending s": seconds()}
     _, figures["writing s"], _ = timed(engine.fold)
