@@ -233,7 +233,7 @@ def mapping_names() -> tuple[str, ...]:
     """The names of the models that can be corrected.
 
     >>> mapping_names()
-    ('EASE', 'ItemKNN', 'SLIMElastic', 'ADMMSLIM', 'AsymKNN')
+    ('EASE', 'ItemKNN', 'SLIMElastic', 'ADMMSLIM', 'AsymKNN', 'DualEASE')
     """
     return tuple(_MAPPINGS)
 
@@ -395,3 +395,9 @@ register_mapping("ItemKNN", "recbole_llmd.unlearning.mapping.itemknn")
 register_mapping("SLIMElastic", "recbole_llmd.unlearning.mapping.slim")
 register_mapping("ADMMSLIM", "recbole_llmd.unlearning.mapping.admm")
 register_mapping("AsymKNN", "recbole_llmd.unlearning.mapping.asymknn")
+register_mapping(
+    "DualEASE",
+    "recbole_llmd.unlearning.mapping.dual_ease",
+    model="recbole_llmd.model.dual_ease:DualEASE",
+    defaults_file="DualEASE.yaml",
+)

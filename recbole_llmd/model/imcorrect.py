@@ -13,7 +13,7 @@ from recbole.utils import InputType, ModelType, get_model
 class IMCorrect(GeneralRecommender):
     """A factory: building an ``IMCorrect`` returns RecBole's own model named by ``mapping_model``.
 
-    What is trained, corrected, served and saved is that model (EASE, ItemKNN, ...), so that its
+    What is trained, corrected, served and saved is that model (an EASE, or our DualEASE, for instance), so that its
     checkpoints are plain RecBole's and no call goes through a wrapper. The name ``IMCorrect`` is there for RecBole's
     ``--model`` alone: it chooses the settings ``unlearn_...`` and the trainer that lets the model forget. There is no
     object of this class. What corrects a model is the engine, ``recbole_llmd.unlearning.Unlearner(model, dataset)``.

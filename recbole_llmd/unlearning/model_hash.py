@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
+from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix, ImplicitMatrix
 from recbole_llmd.unlearning.mapping.correction import Change, MappingMatrix
 from recbole_llmd.unlearning.mapping.threads import in_parallel
 
@@ -18,7 +18,7 @@ BLOCK_BYTES = 1 << 22
 
 
 def fingerprint(X: sp.spmatrix, B: MappingMatrix) -> str:
-    """SHA-256 over shape, type and bytes of X (CSR) and B (dense or sparse); equal models have equal fingerprints.
+    """SHA-256 over shape, type and bytes of X (CSR) and B (dense, sparse or implicit); equal models have equal ones.
 
     The bytes are hashed in blocks of 4 MiB, and then the blocks' hashes.
     """
@@ -29,6 +29,8 @@ def fingerprint(X: sp.spmatrix, B: MappingMatrix) -> str:
             matrix = matrix.tocsr()
             matrix.sort_indices()
             arrays = [matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data]
+        elif isinstance(matrix, ImplicitMatrix):
+            arrays = list(matrix.arrays)
         else:
             arrays = [np.ascontiguousarray(matrix)]
         digest.update(repr((matrix.shape, str(matrix.dtype))).encode())

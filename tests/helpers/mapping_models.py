@@ -5,7 +5,7 @@ import scipy.sparse as sp
 import torch
 from recbole.utils import get_trainer
 
-from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
+from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix, ImplicitMatrix
 from recbole_llmd.unlearning.request import Request
 
 MODELS = {
@@ -14,6 +14,7 @@ MODELS = {
     "SLIMElastic": {"alpha": 0.05, "l1_ratio": 0.1},
     "ADMMSLIM": {"lambda1": 1.0, "lambda2": 10.0, "rho": 50.0, "k": 400},
     "AsymKNN": {"k": 8, "q": 2},
+    "DualEASE": {"reg_weight": 10.0},
 }
 BY_USERS = {  # neighbours of users: corrected, but with no item-item mapping that could be evaluated as such
     "ItemKNN by users": {"model": "ItemKNN", "k": 8, "knn_method": "user"},
@@ -24,8 +25,8 @@ ALL = MODELS | BY_USERS
 
 def dense(B):
     if isinstance(B, CorrectedMatrix):
-        return B.folded()
-    return B.toarray() if sp.issparse(B) else np.asarray(B)
+        B = B.folded()
+    return B.toarray() if sp.issparse(B) or isinstance(B, ImplicitMatrix) else np.asarray(B)
 
 
 def all_of(X, users):

@@ -261,6 +261,7 @@ def test_a_failed_correction_leaves_the_model_as_it_was(trained, name, monkeypat
         "SLIMElastic": "slim_columns.descend",
         "ADMMSLIM": "slim_columns.descend",
         "AsymKNN": "neighbours.with_parts",
+        "DualEASE": "ease.backward_error",
     }[engine.name]
     with monkeypatch.context() as patch:
         patch.setattr(f"recbole_llmd.unlearning.mapping.{target}", fail)

@@ -9,6 +9,7 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole_llmd.unlearning.evaluation import metrics
 from recbole_llmd.unlearning.evaluation.arms import engine_on_copy
 from recbole_llmd.unlearning.evaluation.record import Row
+from recbole_llmd.unlearning.mapping.correction import explicit
 from recbole_llmd.unlearning.request import Request
 
 
@@ -39,7 +40,7 @@ def _drift_of(model: GeneralRecommender, config: Config, requests: list[Request]
     for done, request in enumerate(requests, 1):
         engine.apply(request)
         if done & (done - 1) == 0 or done == len(requests):
-            exact = engine.mapping.fit(engine.X, engine.params, most_exact)
+            exact = explicit(engine.mapping.fit(engine.X, engine.params, most_exact))
             rows.append(
                 {
                     "model": engine.name,
@@ -47,7 +48,7 @@ def _drift_of(model: GeneralRecommender, config: Config, requests: list[Request]
                     "dtype": dtype,
                     "seed": config["seed"],
                     "requests": done,
-                    "B_frobenius": metrics.relative_frobenius(engine.B, exact),
+                    "B_frobenius": metrics.relative_frobenius(explicit(engine.B), exact),
                 }
             )
     return rows

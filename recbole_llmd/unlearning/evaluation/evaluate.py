@@ -18,7 +18,7 @@ from recbole_llmd.unlearning.evaluation.drift import measure_drift
 from recbole_llmd.unlearning.evaluation.record import EvaluationRecord, Row
 from recbole_llmd.unlearning.evaluation.scenarios import Scenario
 from recbole_llmd.unlearning.evaluation.study import Study
-from recbole_llmd.unlearning.mapping.correction import axis
+from recbole_llmd.unlearning.mapping.correction import axis, explicit
 from recbole_llmd.unlearning.unlearner import Unlearner
 
 
@@ -85,15 +85,16 @@ def refit_to_optimum(model: GeneralRecommender, config: Config, recbole_seconds:
     """
     _refuse_neighbours_of_users(model, config)
     engine = Unlearner(model, config, hashes=False)
-    recboles = engine.B
+    recboles = explicit(engine.B)
     receipt = engine.refit()
+    optimum = explicit(engine.B)
     return {
         "model": engine.name,
         "dataset": config["dataset"],
         "recbole_seconds": recbole_seconds,
         "seconds": receipt.seconds,
-        "B_frobenius": metrics.relative_frobenius(recboles, engine.B),
-        "columns": metrics.differing_columns(recboles, engine.B),
+        "B_frobenius": metrics.relative_frobenius(recboles, optimum),
+        "columns": metrics.differing_columns(recboles, optimum),
     }
 
 

@@ -18,6 +18,7 @@ from recbole.config import Config
 from recbole.model.abstract_recommender import GeneralRecommender
 
 from recbole_llmd.unlearning.evaluation.arms import Deferred, engine_on_copy
+from recbole_llmd.unlearning.mapping.correction import explicit
 from recbole_llmd.unlearning.request import Request
 from recbole_llmd.unlearning.unlearner import Unlearner
 
@@ -200,7 +201,7 @@ class Sharded(Deferred):
     def _serve(self) -> None:
         """Give the arm's model the mean of the shards' mapping matrices."""
         mapping = self.engine.mapping
-        matrices: Sequence[Any] = [shard.engine.B for shard in self.shards]
+        matrices: Sequence[Any] = [explicit(shard.engine.B) for shard in self.shards]
         B = (sum(matrices[1:], start=matrices[0]) / len(matrices)).astype(self.engine.B.dtype)
         for name, value in {mapping.MATRIX: B, **mapping.derived(self.engine.X, B, self.engine.params)}.items():
             setattr(self.model, name, value)

@@ -30,6 +30,7 @@ from recbole_llmd.unlearning.evaluation.scenarios import Scenario
 from recbole_llmd.unlearning.evaluation.shadow import Shadows
 from recbole_llmd.unlearning.evaluation.shards import PARTITIONS, Sharded, scaled_penalties
 from recbole_llmd.unlearning.mapping import ease
+from recbole_llmd.unlearning.mapping.correction import explicit
 from recbole_llmd.unlearning.request import Request
 from recbole_llmd.unlearning.unlearner import Unlearner
 
@@ -124,7 +125,7 @@ class Study:
 
             def fit(X: sp.csr_matrix) -> Any:
                 share = X.shape[0] / engine.model.n_users
-                return engine.mapping.fit(X, scaled_penalties(engine.params, share))
+                return explicit(engine.mapping.fit(X, scaled_penalties(engine.params, share)))
 
             shadows = arm_metrics.draw_shadows(measured, fit, number, scenario.seed)
         cold: dict[str, float] = {}
@@ -223,8 +224,8 @@ def inject(engine: Unlearner, scenario: Scenario) -> None:
 
 
 def _completeness(arm: Arm, served: Ranking, retrained: Arm, reference: Ranking) -> Row:
-    B = None if isinstance(arm, Sharded) else arm.engine.B  # theirs is the mean of other models'
-    distance = arm_metrics.mapping_distance(B, retrained.engine.B)
+    B = None if isinstance(arm, Sharded) else explicit(arm.engine.B)  # theirs is the mean of other models'
+    distance = arm_metrics.mapping_distance(B, explicit(retrained.engine.B))
     return distance | arm_metrics.ranking_distance(served, reference)
 
 
@@ -242,7 +243,7 @@ def _remembered(
     engine, forgetting = arm.engine, np.isin(measured.users, users)
     return {
         **arm_metrics.forgotten_recall(served.top, measured.users, (users, items)),
-        **arm_metrics.membership_aucs(engine.X, engine.B, measured, requested, retained),
+        **arm_metrics.membership_aucs(engine.X, explicit(engine.B), measured, requested, retained),
         **arm_metrics.exposures(served.top, mask, forgetting, scenario.sensitive, scenario.targets),
     }
 
@@ -256,9 +257,9 @@ def _attacked(
     """
     figures: Row = dict.fromkeys(("shadow_auc", "difference_auc_users", "difference_auc_items"))
     if shadows:
-        figures |= arm_metrics.shadow_auc(arm.engine.B, measured, shadows, requested)
+        figures |= arm_metrics.shadow_auc(explicit(arm.engine.B), measured, shadows, requested)
     if phase == "forget":
-        figures |= arm_metrics.difference_aucs(arm.engine.B, arm.before, measured, requested)
+        figures |= arm_metrics.difference_aucs(explicit(arm.engine.B), explicit(arm.before), measured, requested)
     return figures
 
 

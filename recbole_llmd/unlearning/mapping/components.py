@@ -50,7 +50,7 @@ def separation(X: sp.csr_matrix, items: NDArray[np.int64]) -> Separation:
         beyond = items[~connected[items]]
         if not len(beyond):
             return Separation(np.zeros(0, np.int64), np.zeros(X.shape[1], np.int64))
-    labels = _components(X)
+    labels = _components(X)[1]
     apart = np.isin(labels, np.setdiff1d(labels[items], labels[most_popular]))
     return Separation(np.flatnonzero(apart), labels)
 
@@ -62,10 +62,22 @@ def _users_of(X: sp.csr_matrix, items: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(np.searchsorted(X.indptr, np.flatnonzero(wanted[X.indices]), side="right") - 1)
 
 
-def _components(X: sp.csr_matrix) -> NDArray[np.int64]:
-    """The component of every item in the graph of users and items whose edges are the interactions X."""
+def user_components(X: sp.csr_matrix) -> NDArray[np.int64]:
+    """The component of every user [n_users]; one who has nothing is one of their own.
+
+    >>> user_components(sp.csr_matrix([[1, 1, 0], [0, 0, 0], [0, 1, 0], [0, 0, 1]])).tolist()
+    [0, 1, 0, 2]
+    """
+    return _components(X)[0]
+
+
+def _components(X: sp.csr_matrix) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The component of every user and item in the graph whose edges are the interactions X, each numbered from 0."""
     n_users, n_items = X.shape
     indptr = np.append(X.indptr, np.full(n_items, X.indptr[-1]))
     graph = sp.csr_matrix((np.ones(X.nnz, np.int8), X.indices + n_users, indptr), shape=(n_users + n_items,) * 2)
-    labels = connected_components(graph, directed=False)[1][n_users:]
-    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    labels = connected_components(graph, directed=False)[1]
+    of_users, of_items = (
+        np.unique(part, return_inverse=True)[1].astype(np.int64) for part in (labels[:n_users], labels[n_users:])
+    )
+    return of_users, of_items

@@ -1,7 +1,8 @@
 """EASE's mapping matrix with low-rank corrections that are not written into it yet.
 
-B is dense: to write a correction into it is a pass over all of its memory. A correction of rank r is kept instead as
-2·r rows and applied where scores are asked for. With P = (XᵀX + λI)⁻¹ and P₀ its value when B₀ was written,
+To write a correction into B is a pass over all of its memory, whether it is an array or made of other matrices
+(:class:`ImplicitMatrix`). A correction of rank r is kept instead as 2·r rows and applied where scores are asked for.
+With P = (XᵀX + λI)⁻¹ and P₀ its value when B₀ was written,
 
     P = P₀ - LᵀR,    B = B₀·diag(d₀/d) + LᵀR·diag(1/d), zero on the diagonal,    d = diag(P), d₀ = diag(P₀).
 
@@ -12,6 +13,7 @@ again, so that whoever reads one keeps reading the same matrix while the next is
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,6 +30,53 @@ CAPACITY = 64  # rows of a new store
 Matrix = NDArray[Any]
 Float64 = NDArray[np.float64]
 Numbers = NDArray[np.int64]
+
+
+class ImplicitMatrix(ABC):
+    """A mapping matrix [n, n] that is never an array: rows are multiplied by it, and columns of it are read.
+
+    Nothing of it is ever written, so that a copy is itself.
+    """
+
+    __array_ufunc__ = None  # NumPy leaves products to __rmatmul__; SciPy does so with what is no sequence (no __len__)
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """[n, n]."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype[Any]:
+        """Of the products."""
+
+    @property
+    @abstractmethod
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """What it is made of, for its hash."""
+
+    @abstractmethod
+    def __rmatmul__(self, rows: Any) -> Matrix:
+        """rows·B [m, n]."""
+
+    @abstractmethod
+    def __getitem__(self, index: Any) -> Matrix:
+        """B[:, columns]."""
+
+    @abstractmethod
+    def grown(self, new_items: int) -> ImplicitMatrix:
+        """The same with rows and columns of zeros for new items."""
+
+    def toarray(self) -> Matrix:
+        """B as an array [n, n]: for comparisons of small models."""
+        return self[:, :]
+
+    def copy(self) -> ImplicitMatrix:
+        """Itself."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ImplicitMatrix:
+        return self
 
 
 class _Rows:
@@ -56,7 +105,7 @@ class CorrectedMatrix:
     corrections is left.
 
     Attributes:
-        base: B₀ [n, n].
+        base: B₀ [n, n], an array or (in a subclass) an :class:`ImplicitMatrix`.
         base_diagonal, diagonal: d₀ and d [n], float64.
         rank: the rows of L and R.
         alone: items that nothing connects with another any more: their rows and columns of B are zero.
@@ -69,7 +118,7 @@ class CorrectedMatrix:
     ([[0.0, 0.0], [0.0, 0.0]], 1)
     """
 
-    base: Matrix
+    base: Any
     base_diagonal: Float64
     diagonal: Float64
     rank: int = 0
@@ -90,8 +139,8 @@ class CorrectedMatrix:
     @property
     def shape(self) -> tuple[int, int]:
         """[n, n]."""
-        n = len(self.base)
-        return n, n
+        shape: tuple[int, int] = self.base.shape
+        return shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -102,18 +151,18 @@ class CorrectedMatrix:
     @property
     def left(self) -> Matrix:
         """L [rank, n]."""
-        return self.base[:0] if self._left is None else self._left.memory[: self.rank]
+        return self._none if self._left is None else self._left.memory[: self.rank]
 
     @property
     def right(self) -> Matrix:
         """R [rank, n]."""
-        return self.base[:0] if self._right is None else self._right.memory[: self.rank]
+        return self._none if self._right is None else self._right.memory[: self.rank]
 
     def corrected(
         self, left: Matrix, right: Matrix, diagonal: Float64, alone: Numbers | None = None
     ) -> CorrectedMatrix:
         """The matrix of P - leftᵀ·right [r, n], with its ``diagonal``; ``alone``: the items that it separates."""
-        n, dtype, kept = len(self.base), self.dtype, self.rank
+        n, dtype, kept = self.shape[0], self.dtype, self.rank
         stores = [
             (_Rows(CAPACITY, n, dtype) if store is None else store).appended(kept, rows)
             for store, rows in ((self._left, left), (self._right, right))
@@ -131,8 +180,7 @@ class CorrectedMatrix:
         """rows·P [m, n] of sparse ``rows`` [m, n], in B's dtype."""
         rows = rows.astype(self.dtype)
         kept = self._connected(rows)
-        product: Matrix = kept.toarray() - _times(kept, self.base)
-        product *= self.base_diagonal.astype(self.dtype)
+        product = self._base_inverse_rows(kept)
         if self.rank:
             product -= self._times_left(kept) @ self.right
         if len(self.alone):
@@ -155,7 +203,7 @@ class CorrectedMatrix:
     def __getitem__(self, index: Any) -> Any:
         if not (isinstance(index, tuple) and len(index) == 2 and index[0] == slice(None)):
             return self.folded()[index]
-        columns = np.arange(len(self.base))[index[1]]
+        columns = np.arange(self.shape[0])[index[1]]
         part = self.base[:, columns] * self._scale[columns]
         if self.rank:
             part += self.left.T @ (self.right[:, columns] * self._inverse_diagonal[columns])
@@ -164,7 +212,7 @@ class CorrectedMatrix:
         part[columns, np.arange(part.shape[1]) if part.ndim == 2 else ...] = 0
         return part
 
-    def folded(self, labels: Numbers | None = None) -> Matrix:
+    def folded(self, labels: Numbers | None = None) -> Any:
         """B as an array of its own [n, n]; zero between items of different ``labels`` [n], if there are any."""
         n = len(self.base)
         B = np.empty((n, n), self.dtype)
@@ -199,6 +247,16 @@ class CorrectedMatrix:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return np.asarray, (self.folded(),)
+
+    def _base_inverse_rows(self, rows: sp.csr_matrix) -> Matrix:
+        """rows·P₀ [m, n]."""
+        product: Matrix = rows.toarray() - _times(rows, self.base)
+        product *= self.base_diagonal.astype(self.dtype)
+        return product
+
+    @property
+    def _none(self) -> Matrix:
+        return np.empty((0, self.shape[0]), self.dtype)
 
     @functools.cached_property
     def _scale(self) -> Matrix:
@@ -235,9 +293,9 @@ def _row_numbers(rows: sp.csr_matrix) -> Numbers:
     return np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
 
 
-def _times(rows: sp.csr_matrix, matrix: Matrix) -> Matrix:
+def _times(rows: sp.csr_matrix, matrix: Any) -> Matrix:
     """rows·matrix [m, n] of sparse ``rows`` [m, n]."""
     # Many entries: the product of dense arrays is faster.
-    few = rows.nnz < 0.05 * rows.shape[0] * rows.shape[1]
+    few = isinstance(matrix, ImplicitMatrix) or rows.nnz < 0.05 * rows.shape[0] * rows.shape[1]
     product: Matrix = (rows if few else rows.toarray()) @ matrix
     return product

@@ -10,12 +10,13 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import DTypeLike, NDArray
 
-from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
+from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix, ImplicitMatrix
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
 
-# NDArray or a SciPy sparse matrix as RecBole's model has it: [n_items, n_items], or of users (:func:`axis`).
+# NDArray, a SciPy sparse matrix or an ImplicitMatrix, as RecBole's model has it: [n_items, n_items], or of users
+# (:func:`axis`).
 MappingMatrix: TypeAlias = Any
 
 
@@ -151,6 +152,16 @@ def axis(params: Mapping[str, Any]) -> int:
     return 0 if params.get("knn_method") == "user" else 1
 
 
+def explicit(B: MappingMatrix) -> MappingMatrix:
+    """B as an array or a SciPy sparse matrix, for whoever compares its entries.
+
+    >>> explicit(np.eye(2)).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    B = B.folded() if isinstance(B, CorrectedMatrix) else B
+    return B.toarray() if isinstance(B, ImplicitMatrix) else B
+
+
 def padded(B: MappingMatrix, new_items: int) -> MappingMatrix:
     """B with rows and columns of zeros for new items (or users): what models give one without interactions."""
     if not new_items:
@@ -161,6 +172,8 @@ def padded(B: MappingMatrix, new_items: int) -> MappingMatrix:
         B.resize(n, n)
         return B
     B = B.folded() if isinstance(B, CorrectedMatrix) else B
+    if isinstance(B, ImplicitMatrix):
+        return B.grown(new_items)
     larger = np.zeros((n, n), B.dtype)
     larger[:-new_items, :-new_items] = B
     return larger

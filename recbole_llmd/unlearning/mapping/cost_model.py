@@ -89,6 +89,25 @@ def low_rank_seconds(n: int, rank: int, entries: int, dtype: DTypeLike) -> float
     )
 
 
+def dual_update_seconds(n_users: int, n_items: int, rank: int, dtype: DTypeLike) -> float:
+    """Expected seconds of a rank-``rank`` update of EASE's dual [n_users, n_users], and of writing it.
+
+    Three products of the factors with the dual (two refine the first), a rank x rank system with n_items right-hand
+    sides, and another with n_users of twice the rank.
+    """
+    rate = rates(str(np.dtype(dtype)))
+    return (
+        2 * n_users**2 * rank * 5 / rate["product"]
+        + (_system_operations(n_items, rank) + _system_operations(n_users, 2 * rank)) / rate["system"]
+        + 3 * n_users**2 * np.dtype(dtype).itemsize / rate["bytes"]
+    )
+
+
+def dual_refit_seconds(n_users: int, entries: int, dtype: DTypeLike) -> float:
+    """Expected seconds of a fit of EASE's dual on X of so many entries: Cholesky, and the diagonal of P."""
+    return refit_seconds(n_users, dtype) + 2 * n_users * entries / rates(str(np.dtype(dtype)))["sparse"]
+
+
 def refit_seconds(n: int, dtype: DTypeLike) -> float:
     """Expected seconds of a fit by Cholesky: n³ operations; Gram matrix, mirror, scale, check and store are passes."""
     rate = rates(str(np.dtype(dtype)))

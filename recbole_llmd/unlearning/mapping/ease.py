@@ -21,7 +21,7 @@ For what was forgotten itself, x = the forgotten profile, it tells a corrected B
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -60,17 +60,22 @@ Float64 = NDArray[np.float64]
 
 def fit(X: sp.csr_matrix, params: Mapping[str, Any], dtype: DTypeLike = np.float32) -> Matrix:
     """B [n_items, n_items], an array of ``dtype``; n_items³ operations (Cholesky) and no second n_items² array."""
+    P = inverse_gram(X, params["reg_weight"], dtype)
+    P /= -P.diagonal()
+    np.fill_diagonal(P, 0)
+    return P
+
+
+def inverse_gram(X: sp.csr_matrix, weight: float, dtype: DTypeLike) -> Matrix:
+    """(XᵀX + λI)⁻¹ [n, n] of X [m, n]."""
     P = gram(X, dtype)
     n = len(P)
-    P[np.diag_indices(n)] += params["reg_weight"]
+    P[np.diag_indices(n)] += weight
     cholesky_inverse(P)
-    diagonal = P.diagonal().copy()
     for first, stop in _ranges(n, 512):  # mirror the upper triangle by blocks
         square = P[first:stop, first:stop]
         square[:] = np.triu(square) + np.triu(square, 1).T
         P[stop:, first:stop] = P[first:stop, stop:].T
-    P /= -diagonal
-    np.fill_diagonal(P, 0)
     return P
 
 
@@ -84,7 +89,7 @@ def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correcti
         MappingMismatch: if B is not the solution of X (checked at the first correction of a model).
         UnsolvedError: if even a fit has a backward error above ``tolerance``.
     """
-    B, weight = _corrected_matrix(fitted, change, tolerance), fitted.params["reg_weight"]
+    B = _corrected_matrix(fitted, change, tolerance)
     factors, signature = low_rank(change, fitted.X)
     n, rank, estimates = B.shape[0], len(signature), dict[str, float]()
     if rank > n * WORTH_COMPARING:
@@ -92,6 +97,21 @@ def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correcti
         estimates["refit"] = refit_seconds(n, B.dtype)
         if estimates["refit"] < estimates["low-rank update"] or rank >= n:
             return refit(change.X, fitted.params, B.dtype, tolerance, estimates)
+    return updated(B, (factors, signature), fitted, change, tolerance, estimates, refit)
+
+
+def updated(
+    B: CorrectedMatrix,
+    low_rank: tuple[sp.csr_matrix, Float64],
+    fitted: FittedMapping,
+    change: Change,
+    tolerance: float,
+    estimates: dict[str, float],
+    refit: Callable[..., Correction],
+) -> Correction:
+    """B after the change, whose factors and signature :func:`low_rank` gave; by ``refit`` where it is not exact."""
+    factors, signature = low_rank
+    weight = fitted.params["reg_weight"]
     image, solved, after = woodbury(B, factors, signature)
     if not (np.isfinite(after).all() and (after > 0).all()):
         return refit(change.X, fitted.params, B.dtype, tolerance, estimates, "the update was singular")
@@ -104,7 +124,7 @@ def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correcti
     if not error <= tolerance:
         reason = f"backward error {error:.1e} of the update above {tolerance:.0e}"
         return refit(change.X, fitted.params, B.dtype, tolerance, estimates, reason)
-    estimates["rank"] = rank
+    estimates["rank"] = len(signature)
     cache, islands = {"diagonal": after}, len(apart.items) > len(apart.alone)
     corrected = result.folded(apart.labels if islands else None) if islands or result.rank > PENDING else result
     return Correction(corrected, "low-rank update", estimates, error, tolerance, cache)
@@ -204,16 +224,33 @@ def refit(
     Raises:
         UnsolvedError: if the backward error is above ``tolerance``.
     """
-    B, weight = fit(X, params, dtype), params["reg_weight"]
-    diagonal = inverse_diagonal(X, B, weight)
-    error = _error_of(CorrectedMatrix.of(B, diagonal), X, weight)
+    B = fit(X, params, dtype)
+    whole = CorrectedMatrix.of(B, inverse_diagonal(X, B, params["reg_weight"]))
+    return checked_refit(B, whole, X, params, tolerance, estimates, reason)
+
+
+def checked_refit(
+    B: MappingMatrix,
+    whole: CorrectedMatrix,
+    X: sp.csr_matrix,
+    params: Mapping[str, Any],
+    tolerance: float,
+    estimates: Mapping[str, float],
+    reason: str | None,
+) -> Correction:
+    """The correction to a fitted B; ``whole`` is B with the diagonal of P.
+
+    Raises:
+        UnsolvedError: if the backward error is above ``tolerance``.
+    """
+    error = _error_of(whole, X, params["reg_weight"])
     if not error <= tolerance:
         raise UnsolvedError(
             f"backward error {error:.1e} of a fit in {B.dtype} above {tolerance:.0e}; a larger reg_weight "
             f"or float64 is needed"
         )
     notes = (f"fitted anew: {reason}",) if reason else ()
-    return Correction(B, "refit", estimates, error, tolerance, {"diagonal": diagonal}, notes)
+    return Correction(B, "refit", estimates, error, tolerance, {"diagonal": whole.diagonal}, notes)
 
 
 def _corrected_matrix(fitted: FittedMapping, change: Change, tolerance: float) -> CorrectedMatrix:
@@ -224,9 +261,7 @@ def _corrected_matrix(fitted: FittedMapping, change: Change, tolerance: float) -
         if not isinstance(B, CorrectedMatrix):
             known = fitted.cache.get("diagonal")
             B = CorrectedMatrix.of(B, inverse_diagonal(fitted.X, np.asarray(B), weight) if known is None else known)
-        error = _error_of(B, fitted.X, weight)
-        if not error <= tolerance:
-            raise MappingMismatch(f"backward error {error:.1e} above {tolerance:.0e} at reg_weight = {weight}")
+        refuse_another(B, fitted, tolerance)
         return B
     known = fitted.cache["diagonal"]
     new_items = np.full(fitted.X.shape[1] - len(known), 1 / weight)  # G_jj = λ, nothing else
@@ -234,6 +269,18 @@ def _corrected_matrix(fitted: FittedMapping, change: Change, tolerance: float) -
     if np.isin(B.alone, change.items).any():  # learned again: the zeros of that item must be written first
         return CorrectedMatrix.of(B.folded(), B.diagonal)
     return B
+
+
+def refuse_another(B: CorrectedMatrix, fitted: FittedMapping, tolerance: float) -> None:
+    """Refuse a B that is not the solution of X.
+
+    Raises:
+        MappingMismatch: if its backward error is above ``tolerance``.
+    """
+    weight = fitted.params["reg_weight"]
+    error = _error_of(B, fitted.X, weight)
+    if not error <= tolerance:
+        raise MappingMismatch(f"backward error {error:.1e} above {tolerance:.0e} at reg_weight = {weight}")
 
 
 def _error_of(B: CorrectedMatrix, X: sp.csr_matrix, weight: float) -> float:
@@ -244,10 +291,11 @@ def _error_of(B: CorrectedMatrix, X: sp.csr_matrix, weight: float) -> float:
 
 def _profiles(change: Change) -> sp.csr_matrix:
     """What was forgotten or learned, as probes: the first users' rows, and a mixture of all."""
-    if change.delta.shape[0] <= PROFILES:
-        return change.delta
-    mixture = np.random.default_rng(0).standard_normal((1, change.delta.shape[0]))
-    return sp.vstack([change.delta[: PROFILES - 1], sp.csr_matrix(mixture @ change.delta)], format="csr")
+    pairs = abs(change.delta)
+    if pairs.shape[0] <= PROFILES:
+        return pairs
+    mixture = np.random.default_rng(0).standard_normal((1, pairs.shape[0]))
+    return sp.vstack([pairs[: PROFILES - 1], sp.csr_matrix(mixture @ pairs)], format="csr")
 
 
 def _squares(X: sp.csr_matrix, items: NDArray[np.int64]) -> Float64:

@@ -18,6 +18,7 @@ SCALED = {
     "ItemKNN": {"shrink": 6.0 / 3},
     "SLIMElastic": {},
     "ADMMSLIM": {"lambda1": 1.0 / 3, "lambda2": 10.0 / 3},
+    "DualEASE": {"reg_weight": 10.0 / 3},
 }
 
 
