@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,8 @@ class DataIdentity:
 
     Attributes:
         users, items: the tokens of the internal ids 0, 1, ... (0 is RecBole's padding).
-        sha256: over both and the training interactions, as hexadecimal digits.
+        sha256: over both and the training interactions, as hexadecimal digits; None for a model that has forgotten
+            some: by a hash of before, whoever has the model could try which.
 
     >>> X = sp.csr_matrix([[0, 0, 0], [0, 1, 0], [0, 1, 1]])
     >>> def identity_of(users, X=X):
@@ -48,7 +49,7 @@ class DataIdentity:
 
     users: tuple[str, ...] = field(repr=False)
     items: tuple[str, ...] = field(repr=False)
-    sha256: str
+    sha256: str | None
 
     @classmethod
     def of(cls, dataset: Dataset, X: sp.spmatrix | None = None) -> DataIdentity:
@@ -73,14 +74,18 @@ class DataIdentity:
             digest.update(array.tobytes())
         return cls(users, items, digest.hexdigest())
 
-    def as_dict(self) -> dict[str, list[str] | str]:
+    def as_dict(self) -> dict[str, list[str] | str | None]:
         """Plain types, for files that need nothing of this package to be read."""
         return {"users": list(self.users), "items": list(self.items), "sha256": self.sha256}
 
     @classmethod
-    def from_dict(cls, plain: Mapping[str, list[str] | str]) -> DataIdentity:
+    def from_dict(cls, plain: Mapping[str, Any]) -> DataIdentity:
         """The inverse of :meth:`as_dict`."""
-        return cls(tuple(plain["users"]), tuple(plain["items"]), str(plain["sha256"]))
+        return cls(tuple(plain["users"]), tuple(plain["items"]), plain["sha256"])
+
+    def without_interactions(self) -> DataIdentity:
+        """The identity of the numbering of users and items alone."""
+        return replace(self, sha256=None)
 
     def mismatch(self, other: DataIdentity) -> str | None:
         """How the ``other`` data differ, in one sentence without its full stop; None if they are the same."""
@@ -90,7 +95,8 @@ class DataIdentity:
             for number, (before, now) in enumerate(zip(mine, theirs)):
                 if before != now:
                     return f"{kind} {number} (internal id) was {before!r} and is {now!r}"
-        return None if self.sha256 == other.sha256 else "the training interactions are others"
+        same = self.sha256 is None or self.sha256 == other.sha256
+        return None if same else "the training interactions are others"
 
 
 def add_tokens(dataset: Dataset, field: str, tokens: Sequence[str]) -> None:

@@ -97,6 +97,12 @@ def load(path: str | PathLike[str]) -> _Loaded:
     return _Loaded(model.to(config["device"]), dataset, content)
 
 
+def not_replaced(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a checkpoint's content :func:`save` writes again as it was: no matrix from before a request."""
+    replaced = ("config", "state_dict", "other_parameter", NEW_TOKENS, KEY, REMEMBERED)
+    return {key: value for key, value in content.items() if key not in replaced}
+
+
 def save(path: str | PathLike[str], engine: Unlearner) -> None:
     """Write the engine's model to ``path``, whole or not at all.
 
@@ -114,11 +120,20 @@ def save(path: str | PathLike[str], engine: Unlearner) -> None:
         "state_dict": engine.model.state_dict(),
         "other_parameter": engine.model.other_parameter(),
         NEW_TOKENS: engine.new_tokens,
-        KEY: engine.identity.as_dict() if engine.identity else None,
+        KEY: identity.as_dict() if (identity := _identity(engine)) else None,
         REMEMBERED: engine.remembered(),
     }
     with atomic_write(path) as temporary:
         torch.save(content, temporary, pickle_protocol=4)
+
+
+def _identity(engine: Unlearner) -> DataIdentity | None:
+    """The data that a model belongs to: their interactions only if the model has them all."""
+    if engine.identity is None or engine.dataset is None:
+        return None
+    X = sp.csr_matrix(engine.dataset.inter_matrix(form="csr"))
+    X.resize(engine.X.shape)
+    return engine.identity.without_interactions() if (X != engine.X).nnz else engine.identity
 
 
 def _read(path: str | PathLike[str]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def unlearn(
         checkpoint: a checkpoint of a mapping model (EASE, ItemKNN, ...) that RecBole or :meth:`Unlearner.save` wrote.
         forget_file: see :func:`~recbole_llmd.unlearning.forget_file.read_forget_file`.
         out: the file of the corrected checkpoint, which RecBole loads; a file that is there is replaced. The receipt
-            goes to ``<out>.receipt.json``.
+            goes to ``<out>.receipt.json``, the salt of its digest to ``<out>.receipt.salt``, for its owner alone.
         strict: refuse interactions that are not in the model's training data, instead of skipping them.
         receipt_pairs: write what was forgotten into the receipt, which is then personal data; else a salted digest.
 
@@ -39,7 +39,8 @@ def unlearn(
         LLMDError: if something else given is wrong; nothing is written then.
     """
     receipt_file = f"{os.fspath(out)}.receipt.json"
-    for path in (os.fspath(out), receipt_file):
+    salt_file = f"{os.fspath(out)}.receipt.salt"
+    for path in (os.fspath(out), receipt_file, salt_file):
         refuse_unwritable(path, "out")
         if os.path.exists(path) and os.path.exists(forget_file) and os.path.samefile(path, forget_file):
             raise OutputError(f"out = {str(out)!r}: would replace the forget file. Give the model another name.")
@@ -47,8 +48,11 @@ def unlearn(
     users, items = read_forget_file(forget_file, engine.config)
     receipt = engine.forget_users(users, strict=strict) if items is None else engine.forget(users, items, strict=strict)
     receipt = replace(receipt, hash_after=engine.fingerprint())
-    with atomic_write(receipt_file) as temporary:  # complete before the model is written, there once it is
+    # Complete before the model is written, there once it is.
+    with atomic_write(receipt_file) as temporary, atomic_write(salt_file) as secret:
         temporary.write_text(receipt.json() + "\n")
+        secret.touch(mode=0o600)
+        secret.write_text(f"{receipt.salt}\n")
         engine.save(out)
     print(
         f"{receipt.model} forgot {receipt.interactions} interactions ({receipt.skipped} skipped) by {receipt.method} "

@@ -60,8 +60,8 @@ class ModelHash:
     """The hash of an engine's model, and the seconds spent on it.
 
     A model's first hash is its :func:`fingerprint`. While a correction waits beside B, or touches a sparse B in a few
-    places, the next one is made of the one before, the change and the diagonal of P: it names the model among those
-    that this engine made. Where B was written whole it is the fingerprint again.
+    places, the next one is made of the one before and of sums over X and B (of EASE, the diagonal of P): it names the
+    model among those that this engine made. Where B was written whole it is the fingerprint again.
 
     >>> X, B = sp.csr_matrix([[0, 0], [0, 1.0]]), np.zeros((2, 2))
     >>> hashed = ModelHash()
@@ -103,11 +103,11 @@ class ModelHash:
 
 
 def _carried_on(before: str, change: Change, B: MappingMatrix) -> str:
-    digest = hashlib.sha256(before.encode())
-    arrays = [change.users, change.delta.indptr, change.delta.indices, change.delta.data]
-    if isinstance(B, CorrectedMatrix):
-        arrays.append(B.diagonal)
-    digest.update(repr((change.X.shape, [(len(array), str(array.dtype)) for array in arrays])).encode())
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
+    """A hash of what X and B are now, of vectors made of all their entries: none of the pairs that changed alone."""
+    X, draw = change.X, np.random.default_rng(0)
+    vectors = [X.T @ draw.standard_normal(X.shape[0]).astype(X.dtype)]
+    vectors.append(B.diagonal if isinstance(B, CorrectedMatrix) else B @ draw.standard_normal(B.shape[1]))
+    digest = hashlib.sha256(f"{before} {X.shape}".encode())
+    for vector in vectors:
+        digest.update(np.ascontiguousarray(vector).data)
     return digest.hexdigest()

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from recbole.model.abstract_recommender import GeneralRecommender
 
 
+WRITING = threading.RLock()  # held by the request that is being answered: several engines may have one model
+
+
 class Remembered(NamedTuple):
     """What a correction leaves for the next one, and the X and B that it holds for.
 
@@ -58,7 +61,6 @@ class PublishedModel:
         self.identity: DataIdentity | None = None
         self._remembered = Remembered()
         self._hash = ModelHash()
-        self._writing = threading.RLock()
 
     def remembered(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the model: what the first request on it would compute, and its hash."""
@@ -80,7 +82,7 @@ class PublishedModel:
         """The model's interactions, CSR [n_users, n_items] with sorted indices."""
         X = self.model.interaction_matrix
         if not sp.issparse(X) or X.format != "csr" or not X.has_canonical_format:
-            X = sp.csr_matrix(X)
+            X = sp.csr_matrix(X, copy=True)
             X.sum_duplicates()
         return X
 
@@ -104,7 +106,7 @@ class PublishedModel:
 
     def fold(self) -> None:
         """Write the corrections that wait beside B into it: one pass over B, into new memory of its size."""
-        with self._writing:
+        with WRITING:
             waiting = self._matrix
             if isinstance(waiting, CorrectedMatrix):
                 B = waiting.folded()

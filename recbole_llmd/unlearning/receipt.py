@@ -34,9 +34,9 @@ class Receipt:
         users, interactions: how many were concerned, and how many pairs were removed or added (in the mode "none":
             asked for).
         digest, salt: SHA-256 over the salt and the pairs
-            (:func:`~recbole_llmd.unlearning.digests.digest_of_request`), which proves to who has them what the
-            request was about, and tells nothing to who has not; the salt is None if it was given to the engine, as a
-            secret.
+            (:func:`~recbole_llmd.unlearning.digests.digest_of_request`), which proves to who has both what the request
+            was about. The salt is a secret, since with it all pairs can be tried: :meth:`json` leaves it out. It is
+            None if it was given to the engine.
         pairs: the pairs themselves, only if the engine was asked to keep them: this is personal data.
         skipped: pairs of the request that were not in X (forget) or already there (learn); only with ``strict=False``.
         new_users, new_items: how many the model grew by (in the mode "none": was to grow by).
@@ -95,5 +95,5 @@ class Receipt:
         )
 
     def json(self) -> str:
-        """The receipt as JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=1)
+        """The receipt as JSON text, without the salt: beside the digest it would let anybody try all pairs."""
+        return json.dumps({key: value for key, value in dataclasses.asdict(self).items() if key != "salt"}, indent=1)

@@ -17,13 +17,13 @@ from recbole.config import Config
 
 from recbole_llmd import registry
 from recbole_llmd.data.identity import DataIdentity
-from recbole_llmd.errors import DataError, MappingMismatch, RequestError, SettingsError
+from recbole_llmd.errors import DataError, MappingMismatch, RequestError, SettingsError, UnsolvedError
 from recbole_llmd.process_memory import PeakMemory
 from recbole_llmd.unlearning import checkpoint
 from recbole_llmd.unlearning.digests import digest_of_request
 from recbole_llmd.unlearning.identifiers import Identifiers
 from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, axis, padded
-from recbole_llmd.unlearning.published_model import PublishedModel
+from recbole_llmd.unlearning.published_model import WRITING, PublishedModel
 from recbole_llmd.unlearning.receipt import Pairs, Receipt
 from recbole_llmd.unlearning.request import Request, pairs_of
 
@@ -102,7 +102,8 @@ class Unlearner(PublishedModel):
         self.name = type(model).__name__
         dataset = source if hasattr(source, "inter_matrix") else None
         super().__init__(model, registry.mapping_module(self.name), dataset, hashes)
-        if tolerance is not None and not (isinstance(tolerance, Real) and tolerance > 0):
+        known = isinstance(tolerance, Real) and not isinstance(tolerance, bool)
+        if tolerance is not None and not (known and 0 < float(tolerance) < np.inf):
             raise SettingsError(f"tolerance = {tolerance!r}: must be a number above 0, or None.")
         self.config = source if dataset is None else source.config
         self.params = self._parameters()
@@ -125,7 +126,7 @@ class Unlearner(PublishedModel):
         """
         loaded = checkpoint.load(path)
         engine = cls(loaded.model, loaded.dataset, **settings)
-        engine.checkpoint = loaded.content
+        engine.checkpoint = checkpoint.not_replaced(loaded.content)
         if checkpoint.REMEMBERED in loaded.content:
             engine.remember(loaded.content[checkpoint.REMEMBERED])
         return engine
@@ -199,10 +200,11 @@ class Unlearner(PublishedModel):
             RequestError: if an id is unknown or of another type, or a user has nothing to forget.
         """
         started = perf_counter()
-        leaving = np.unique(self.user_ids.to_internal(users, ids)[0])
-        owners, items = pairs_of(self.X, leaving)
-        without = self._without_pairs(self.user_ids, leaving, owners, strict)
-        return self._answered(Request("forget", owners, items), started, without)
+        with WRITING:  # what they have stays until it is forgotten
+            leaving = np.unique(self.user_ids.to_internal(users, ids)[0])
+            owners, items = pairs_of(self.X, leaving)
+            without = self._without_pairs(self.user_ids, leaving, owners, strict)
+            return self._answered(Request("forget", owners, items), started, without)
 
     def forget_items(self, items: object, *, ids: str = "token", strict: bool = True) -> Receipt:
         """Remove all interactions with items; ``ids`` as for :meth:`forget`, ``strict`` refuses an item without any.
@@ -211,10 +213,11 @@ class Unlearner(PublishedModel):
             RequestError: if an id is unknown or of another type, or nobody has an item.
         """
         started = perf_counter()
-        leaving = np.unique(self.item_ids.to_internal(items, ids)[0])
-        owned, users = pairs_of(self.X.T.tocsr(), leaving)
-        without = self._without_pairs(self.item_ids, leaving, owned, strict)
-        return self._answered(Request("forget", users, owned), started, without)
+        with WRITING:
+            leaving = np.unique(self.item_ids.to_internal(items, ids)[0])
+            owned, users = pairs_of(self.X.T.tocsr(), leaving)
+            without = self._without_pairs(self.item_ids, leaving, owned, strict)
+            return self._answered(Request("forget", users, owned), started, without)
 
     def learn(
         self,
@@ -242,10 +245,11 @@ class Unlearner(PublishedModel):
         started = perf_counter()
         if not isinstance(grow, bool):
             raise RequestError(f"grow = {grow!r}: expected True or False.")
-        user_ids, new_users = self.user_ids.to_internal(users, ids, grow)
-        item_ids, new_items = self.item_ids.to_internal(items, ids, grow)
         weights: Any = values  # checked by the request
-        return self._answered(Request("learn", user_ids, item_ids, weights, new_users, new_items, strict), started)
+        with WRITING:  # the numbers of newcomers are theirs until they are there
+            user_ids, new_users = self.user_ids.to_internal(users, ids, grow)
+            item_ids, new_items = self.item_ids.to_internal(items, ids, grow)
+            return self._answered(Request("learn", user_ids, item_ids, weights, new_users, new_items, strict), started)
 
     def _answered(self, request: Request, started: float, skipped: int = 0) -> Receipt:
         """:meth:`apply`, whose receipt also counts the time since ``started`` and what was skipped before."""
@@ -279,7 +283,7 @@ class Unlearner(PublishedModel):
             UnsolvedError: if the corrected B does not solve its equations to the tolerance.
         """
         started = perf_counter()
-        with self._writing:
+        with WRITING:
             for identifiers, internal_ids, new in (
                 (self.user_ids, request.users, request.new_users),
                 (self.item_ids, request.items, request.new_items),
@@ -301,7 +305,7 @@ class Unlearner(PublishedModel):
         and ADMMSLIM stop, float32 (``dtype="float64"``).
         """
         started = perf_counter()
-        with self._writing:
+        with WRITING:
             X = self.X
             target = np.dtype(self._matrix.dtype if dtype is None else dtype)
             return self._carried_out(None, Change.none(X), lambda: self._fitted(X, target, "refit"), started)
@@ -337,7 +341,12 @@ class Unlearner(PublishedModel):
             ) from error
 
     def _fitted(self, X: sp.csr_matrix, dtype: DTypeLike, method: str) -> Correction:
-        return Correction(self.mapping.fit(X, self.params, dtype), method, cache={"exact_for": X.shape})
+        try:
+            return Correction(self.mapping.fit(X, self.params, dtype), method, cache={"exact_for": X.shape})
+        except np.linalg.LinAlgError as error:
+            raise UnsolvedError(
+                f"{self.name} cannot be fitted: {error} A larger penalty or float64 is needed."
+            ) from error
 
     def _carried_out(
         self, request: Request | None, change: Change, correct: Callable[[], Correction], started: float

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,9 @@ def test_the_corrected_file_gives_the_retrained_metrics(saved, workdir, name, wh
 
     receipt = json.loads((workdir / "new" / "corrected.pth.receipt.json").read_text())
     named = _tokens(dataset, users, items)
-    assert receipt["digest"] == digest_of_request(receipt["salt"], *zip(*named))
+    salt_file = workdir / "new" / "corrected.pth.receipt.salt"
+    assert receipt["digest"] == digest_of_request(salt_file.read_text().strip(), *zip(*named))
+    assert stat.S_IMODE(salt_file.stat().st_mode) == 0o600 and "salt" not in receipt
     assert (receipt["interactions"], receipt["skipped"], receipt["pairs"]) == (len(pairs), 0, None)
     for token in {text for pair in named for text in pair}:
         assert f'"{token}"' not in json.dumps(receipt)

@@ -166,3 +166,63 @@ def test_a_checkpoint_remembers_what_a_first_request_computes(trained, monkeypat
     assert receipt.method == "low-rank update" and receipt.hash_before == engine.fingerprint()
     engine.forget_users([3], ids="internal")
     assert np.abs(dense(again._matrix) - engine.B).max() < 1e-6
+
+
+def test_engines_of_one_model_wait_for_one_another(trained):
+    first = engine_of(trained, "EASE")
+    second = Unlearner(first.model, first.dataset)
+    users = list(range(3, 27))
+    threads = [
+        threading.Thread(target=engine.forget_users, args=([user],), kwargs={"ids": "internal"})
+        for pair in zip(users[::2], users[1::2])
+        for engine, user in zip((first, second), pair)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not first.X[users].nnz and (first.X != second.X).nnz == 0
+    other = engine_of(trained, "EASE")
+    other.forget_users(users, ids="internal")
+    assert np.abs(first.B - other.B).max() < 1e-5
+
+
+def test_newcomers_of_several_threads_all_arrive(trained):
+    engine = engine_of(trained, "ItemKNN")
+    n_users, failed = engine.model.n_users, []
+
+    def arrive(name):
+        try:
+            engine.learn([name], ["i1"], grow=True)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=arrive, args=(f"newcomer {n}",)) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed and engine.model.n_users == n_users + 12
+    assert engine.X[n_users:].nnz == 12
+
+
+@pytest.mark.parametrize("name", ["EASE", "ItemKNN"])
+def test_a_loaded_model_grows_at_its_first_request(trained, name):
+    engine = engine_of(trained, name)
+    engine.forget_users([2], ids="internal")
+    engine.save("model.pth")
+    again = Unlearner.from_checkpoint("model.pth")
+    for one in (engine, again):
+        one.learn(["newcomer"] * 2, ["i1", "novelty"], grow=True)
+    assert np.abs(dense(again.B) - dense(engine.B)).max() < 1e-6 and again.B.shape == (again.model.n_items,) * 2
+
+
+def test_hashes_tell_models_apart_and_name_no_pair(trained):
+    """One request in two modes ends in two models; equal requests on equal models end in equal hashes."""
+    for name in ("ItemKNN", "EASE"):
+        hashes = []
+        for mode in ("mapping", "interaction", "mapping"):
+            engine = engine_of(trained, name, mode=mode)
+            engine.refit()
+            hashes.append(engine.forget([4], [engine.X[4].indices[0]], ids="internal").hash_after)
+        assert hashes[0] == hashes[2] != hashes[1]

@@ -13,6 +13,7 @@ again, so that whoever reads one keeps reading the same matrix while the next is
 from __future__ import annotations
 
 import functools
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from recbole_llmd.unlearning.mapping.threads import in_parallel
 
 BLOCK_BYTES = 1 << 20  # of B at a time: it stays in a core's cache between its reads and writes
 CAPACITY = 64  # rows of a new store
+_CLAIMING = threading.Lock()  # of the next rows of a store
 
 Matrix = NDArray[Any]
 Float64 = NDArray[np.float64]
@@ -88,11 +90,13 @@ class _Rows:
     def appended(self, used: int, rows: Matrix) -> _Rows:
         """A store whose first ``used`` rows are this one's and whose next ones are ``rows``."""
         store, total = self, used + len(rows)
-        if self.used != used or total > len(self.memory):  # another has appended here already, or it is full
-            store = _Rows(max(total, CAPACITY), self.memory.shape[1], self.memory.dtype)
+        with _CLAIMING:
+            if self.used != used or total > len(self.memory):  # another has appended here already, or it is full
+                store = _Rows(max(total, CAPACITY), self.memory.shape[1], self.memory.dtype)
+            store.used = total
+        if store is not self:
             store.memory[:used] = self.memory[:used]
         store.memory[used:total] = rows
-        store.used = total
         return store
 
 
@@ -129,10 +133,8 @@ class CorrectedMatrix:
     __array_ufunc__ = None  # NumPy leaves products to __rmatmul__; SciPy does so with what is no sequence (no __len__)
 
     @classmethod
-    def of(cls, B: Matrix | CorrectedMatrix, diagonal: Float64) -> CorrectedMatrix:
+    def of(cls, B: Matrix, diagonal: Float64) -> CorrectedMatrix:
         """B itself, with nothing pending; ``diagonal`` [n] is that of P."""
-        if isinstance(B, CorrectedMatrix):
-            return B
         B = np.asarray(B)
         return cls(B, diagonal, diagonal)
 
@@ -201,7 +203,8 @@ class CorrectedMatrix:
         return scores
 
     def __getitem__(self, index: Any) -> Any:
-        if not (isinstance(index, tuple) and len(index) == 2 and index[0] == slice(None)):
+        all_rows = isinstance(index, tuple) and isinstance(index[0], slice) and index[0] == slice(None)
+        if not (all_rows and len(index) == 2):
             return self.folded()[index]
         columns = np.arange(self.shape[0])[index[1]]
         part = self.base[:, columns] * self._scale[columns]

@@ -41,8 +41,8 @@ def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correcti
     """
     B = CorrectedDual.of_dual(fitted.B, fitted.X)
     if "diagonal" not in fitted.cache or fitted.cache.get("stored"):
-        ease.refuse_another(B, fitted, tolerance)
-    if np.isin(B.alone, change.items).any():  # learned again: the zeros of that item must be written first
+        ease.refuse_another(B, fitted, tolerance, _whole)
+    if ease.connects_again(B, change):
         B = CorrectedDual.of_dual(B.folded(), fitted.X)
     factors, signature = ease.low_rank(change, fitted.X)
     (n_users, n_items), rank, estimates = change.X.shape, len(signature), dict[str, float]()
@@ -65,7 +65,10 @@ def refit(
     """B fitted on X, checked as an update is; ``reason`` says what else was tried before.
 
     Raises:
-        UnsolvedError: if the backward error is above ``tolerance``.
+        UnsolvedError: if a fit solves nothing.
     """
-    B = fit(X, params, dtype)
-    return ease.checked_refit(B, CorrectedDual.of_dual(B, X), X, params, tolerance, estimates, reason)
+    return ease.checked_refit(_whole(X, params, dtype), X, params, tolerance, estimates, reason)
+
+
+def _whole(X: sp.csr_matrix, params: Mapping[str, Any], dtype: DTypeLike) -> CorrectedDual:
+    return CorrectedDual.of_dual(fit(X, params, dtype), X)

@@ -52,6 +52,8 @@ PENDING = 64  # the rank of the corrections that wait beside B
 PROBES = 16  # vectors x that tell whether a B belongs to X
 PROFILES = 4  # of those who forget, which tell whether it is forgotten
 FLOOR = 1e-2
+AS_A_FIT = 10  # times the error of a fit: a B that far from it is another's
+USELESS = 1e-2  # the backward error of a fit that solves nothing
 WORTH_COMPARING = 1 / 16  # of n: corrections of a lower rank are always cheaper than a fit
 
 Matrix = NDArray[Any]
@@ -126,8 +128,14 @@ def updated(
         return refit(change.X, fitted.params, B.dtype, tolerance, estimates, reason)
     estimates["rank"] = len(signature)
     cache, islands = {"diagonal": after}, len(apart.items) > len(apart.alone)
-    corrected = result.folded(apart.labels if islands else None) if islands or result.rank > PENDING else result
-    return Correction(corrected, "low-rank update", estimates, error, tolerance, cache)
+    if not islands and result.rank <= PENDING:
+        return Correction(result, "low-rank update", estimates, error, tolerance, cache)
+    drift = _error_of(result, change.X, weight)  # in all directions: the errors of corrections add up
+    if not drift <= tolerance:
+        reason = f"backward error {drift:.1e} of the corrections so far above {tolerance:.0e}"
+        return refit(change.X, fitted.params, B.dtype, tolerance, estimates, reason)
+    folded = result.folded(apart.labels if islands else None)
+    return Correction(folded, "low-rank update", estimates, error, tolerance, cache)
 
 
 def trained_on(stored: Mapping[str, Any], X: sp.csr_matrix, params: Mapping[str, Any]) -> bool:
@@ -222,15 +230,18 @@ def refit(
     """B fitted on X, checked as an update is; ``reason`` says what else was tried before.
 
     Raises:
-        UnsolvedError: if the backward error is above ``tolerance``.
+        UnsolvedError: if the backward error is above ``USELESS``.
     """
+    return checked_refit(_whole(X, params, dtype), X, params, tolerance, estimates, reason)
+
+
+def _whole(X: sp.csr_matrix, params: Mapping[str, Any], dtype: DTypeLike) -> CorrectedMatrix:
+    """A fit, with the diagonal of P."""
     B = fit(X, params, dtype)
-    whole = CorrectedMatrix.of(B, inverse_diagonal(X, B, params["reg_weight"]))
-    return checked_refit(B, whole, X, params, tolerance, estimates, reason)
+    return CorrectedMatrix.of(B, inverse_diagonal(X, B, params["reg_weight"]))
 
 
 def checked_refit(
-    B: MappingMatrix,
     whole: CorrectedMatrix,
     X: sp.csr_matrix,
     params: Mapping[str, Any],
@@ -238,48 +249,63 @@ def checked_refit(
     estimates: Mapping[str, float],
     reason: str | None,
 ) -> Correction:
-    """The correction to a fitted B; ``whole`` is B with the diagonal of P.
+    """The correction to a fitted B: ``whole``, which has the diagonal of P.
+
+    Of badly conditioned data a fit, too, has an error above the tolerance. No B of this dtype is better: a note tells.
 
     Raises:
-        UnsolvedError: if the backward error is above ``tolerance``.
+        UnsolvedError: if the backward error is above ``USELESS``.
     """
     error = _error_of(whole, X, params["reg_weight"])
-    if not error <= tolerance:
+    if not error <= USELESS:
         raise UnsolvedError(
-            f"backward error {error:.1e} of a fit in {B.dtype} above {tolerance:.0e}; a larger reg_weight "
-            f"or float64 is needed"
+            f"backward error {error:.1e} of a fit in {whole.dtype}: a larger reg_weight or float64 is needed."
         )
-    notes = (f"fitted anew: {reason}",) if reason else ()
-    return Correction(B, "refit", estimates, error, tolerance, {"diagonal": whole.diagonal}, notes)
+    notes = [f"fitted anew: {reason}"] if reason else []
+    if error > tolerance:
+        notes.append(
+            f"the data are badly conditioned at reg_weight = {params['reg_weight']}: a fit in {whole.dtype} has the "
+            f"backward error {error:.1e}; a larger one or float64 is more exact"
+        )
+    return Correction(whole.base, "refit", estimates, error, tolerance, {"diagonal": whole.diagonal}, tuple(notes))
 
 
 def _corrected_matrix(fitted: FittedMapping, change: Change, tolerance: float) -> CorrectedMatrix:
     """B with what waits beside it: remembered, or with the P_jj of the model as it stands, checked by probes."""
-    weight = fitted.params["reg_weight"]
-    if "diagonal" not in fitted.cache or fitted.cache.get("stored"):
+    weight, diagonal = fitted.params["reg_weight"], fitted.cache.get("diagonal")
+    if isinstance(fitted.B, CorrectedMatrix):
         B = fitted.B
-        if not isinstance(B, CorrectedMatrix):
-            known = fitted.cache.get("diagonal")
-            B = CorrectedMatrix.of(B, inverse_diagonal(fitted.X, np.asarray(B), weight) if known is None else known)
-        refuse_another(B, fitted, tolerance)
-        return B
-    known = fitted.cache["diagonal"]
-    new_items = np.full(fitted.X.shape[1] - len(known), 1 / weight)  # G_jj = λ, nothing else
-    B = CorrectedMatrix.of(fitted.B, np.append(known, new_items))
-    if np.isin(B.alone, change.items).any():  # learned again: the zeros of that item must be written first
-        return CorrectedMatrix.of(B.folded(), B.diagonal)
-    return B
+    elif diagonal is None:
+        B = CorrectedMatrix.of(fitted.B, inverse_diagonal(fitted.X, np.asarray(fitted.B), weight))
+    else:
+        new_items = np.full(fitted.X.shape[1] - len(diagonal), 1 / weight)  # G_jj = λ, nothing else
+        B = CorrectedMatrix.of(fitted.B, np.append(diagonal, new_items))
+    if "diagonal" not in fitted.cache or fitted.cache.get("stored"):
+        refuse_another(B, fitted, tolerance, _whole)
+    return CorrectedMatrix.of(B.folded(), B.diagonal) if connects_again(B, change) else B
 
 
-def refuse_another(B: CorrectedMatrix, fitted: FittedMapping, tolerance: float) -> None:
-    """Refuse a B that is not the solution of X.
+def connects_again(B: CorrectedMatrix, change: Change) -> bool:
+    """Whether a change is of somebody who has an item that was alone: its zeros must be written before."""
+    concerned = np.union1d(change.items, change.X[change.users].indices)
+    return bool(np.isin(B.alone, concerned).any())
+
+
+def refuse_another(
+    B: CorrectedMatrix, fitted: FittedMapping, tolerance: float, fit: Callable[..., CorrectedMatrix]
+) -> None:
+    """Refuse a B that is not the solution of X; ``fit`` gives the one that is.
 
     Raises:
-        MappingMismatch: if its backward error is above ``tolerance``.
+        MappingMismatch: if its backward error is above ``tolerance``, and above ``AS_A_FIT`` times that of a fit: of
+            badly conditioned data even a fit has a large one.
     """
     weight = fitted.params["reg_weight"]
     error = _error_of(B, fitted.X, weight)
-    if not error <= tolerance:
+    if error <= tolerance:
+        return
+    own = _error_of(fit(fitted.X, fitted.params, B.dtype), fitted.X, weight)
+    if not error <= AS_A_FIT * own:
         raise MappingMismatch(f"backward error {error:.1e} above {tolerance:.0e} at reg_weight = {weight}")
 
 

@@ -133,3 +133,47 @@ def test_a_float32_fit_of_badly_conditioned_data_is_accepted_as_its_own(weight):
     own = ease.fit(after, params)
     distance = [np.linalg.norm(M - exact) / np.linalg.norm(exact) for M in (dense(result.B), own, B)]
     assert distance[0] < 10 * distance[1] + 1e-6 and distance[0] < distance[2]
+
+
+@pytest.mark.parametrize("weight", [0.02, 1.0])
+def test_errors_that_add_up_are_found_and_a_fit_is_never_refused(weight):
+    """Of badly conditioned data in float32: every B that a sequence of requests gives is as good as a fit."""
+    X = interactions(0, users=300, items=80, density=0.6).astype(np.float32)
+    X[:, 40:] = np.where(np.random.default_rng(1).random((300, 40)) < 0.02, 1 - X[:, 40:], X[:, :40])  # near copies
+    X[0], X[:, 0] = 0, 0
+    params, tolerance = {"reg_weight": weight}, ease.TOLERANCE["float32"]
+    before = sp.csr_matrix(X)
+    B, cache = ease.fit(before, params), {}
+    for user in range(1, 150):
+        X[user] = 0
+        after = sp.csr_matrix(X)
+        change = change_between(before, after)
+        result = ease.correct(FittedMapping(before, B, params, cache), change, tolerance)
+        if user % 30 == 0:  # an engine that remembers nothing
+            ease.correct(FittedMapping(before, dense(B), params), change, tolerance)
+            ease.correct(FittedMapping(before, ease.fit(before, params), params), change, tolerance)
+        before, B, cache = after, result.B, result.cache
+    exact = ease.fit(before.astype(np.float64), params, np.float64)
+    own, mine = (np.linalg.norm(M - exact) / np.linalg.norm(exact) for M in (ease.fit(before, params), dense(B)))
+    assert mine < 20 * own
+
+
+def test_an_item_that_was_alone_counts_again_as_soon_as_its_user_has_another():
+    """User 5 had item 3 alone, and now learns item 1: item 3 is no part of the change."""
+    X = interactions(3, users=40, items=20)
+    X[:, 3], X[5] = 0, 0
+    X[5, 3] = X[6, 3] = 1
+    before = sp.csr_matrix(X)
+    X[6] = 0
+    first = sp.csr_matrix(X)
+    forgotten = ease.correct(
+        FittedMapping(before, ease.fit(before, EASE, np.float64), EASE), change_between(before, first), 1e-11
+    )
+    assert forgotten.B.alone.tolist() == [3] and not dense(forgotten.B)[3].any()
+    X[5, 1] = 1
+    second = sp.csr_matrix(X)
+    learned = ease.correct(
+        FittedMapping(first, forgotten.B, EASE, forgotten.cache), change_between(first, second), 1e-11
+    )
+    assert learned.method == "low-rank update" and dense(learned.B)[3, 1] > 0
+    assert np.abs(dense(learned.B) - ease.fit(second, EASE, np.float64)).max() < 1e-12
