@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import scipy.sparse as sp
 
@@ -59,6 +59,8 @@ class PublishedModel:
     def __init__(self, model: GeneralRecommender, mapping: MappingModel, dataset: Dataset | None, hashes: bool) -> None:
         self.model, self.mapping, self.dataset, self.hashes = model, mapping, dataset, hashes
         self.identity: DataIdentity | None = None
+        self.params: dict[str, Any] = {}
+        self.tolerance: float | None = None
         self._remembered = Remembered()
         self._hash = ModelHash()
 
@@ -105,12 +107,19 @@ class PublishedModel:
         return copy.copy(self.model)  # one update of a dictionary, as a request's of the model's is
 
     def fold(self) -> None:
-        """Write the corrections that wait beside B into it: one pass over B, into new memory of its size."""
+        """Write the corrections that wait beside B into it: one pass over B, into new memory of its size.
+
+        Where their errors have added up to more than the tolerance, B is fitted anew.
+        """
         with WRITING:
-            waiting = self._matrix
+            waiting, X = self._matrix, self.X
             if isinstance(waiting, CorrectedMatrix):
-                B = waiting.folded()
-                self._publish(self.X, Correction(B, "fold", cache=self._known(self.X)), {})
+                fold = cast(Any, self.mapping).fold  # of a module that lets corrections wait
+                self._publish(X, fold(waiting, X, self.params, self._tolerance), {})
+
+    @property
+    def _tolerance(self) -> float:
+        return self.mapping.TOLERANCE[str(self._matrix.dtype)] if self.tolerance is None else self.tolerance
 
     def fingerprint(self) -> str:
         """SHA-256 of X and B (:func:`~recbole_llmd.unlearning.model_hash.fingerprint`), equal for equal models."""

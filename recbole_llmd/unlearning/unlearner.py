@@ -331,9 +331,8 @@ class Unlearner(PublishedModel):
             return Correction(B, "X alone")
         if self.mode == "retrain":
             return self._fitted(change.X, B.dtype, "retrain")
-        tolerance = self.mapping.TOLERANCE[str(B.dtype)] if self.tolerance is None else self.tolerance
         try:
-            return self.mapping.correct(FittedMapping(X, B, self.params, cache), change, tolerance)
+            return self.mapping.correct(FittedMapping(X, B, self.params, cache), change, self._tolerance)
         except MappingMismatch as error:
             raise MappingMismatch(
                 f"{self.name}: {self.mapping.MATRIX} does not belong to interaction_matrix: {error}. Give the dataset "

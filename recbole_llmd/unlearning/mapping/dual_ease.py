@@ -21,7 +21,7 @@ from recbole_llmd.unlearning.mapping.cost_model import dual_refit_seconds, dual_
 from recbole_llmd.unlearning.mapping.dual_matrix import CorrectedDual, DualMatrix
 from recbole_llmd.unlearning.mapping.ease import MATRIX, PARAMETERS, REQUIRED, TOLERANCE, derived, trained_on
 
-__all__ = ["MATRIX", "PARAMETERS", "REQUIRED", "TOLERANCE", "correct", "derived", "fit", "refit", "trained_on"]
+__all__ = ["MATRIX", "PARAMETERS", "REQUIRED", "TOLERANCE", "correct", "derived", "fit", "fold", "refit", "trained_on"]
 
 
 def fit(X: sp.csr_matrix, params: Mapping[str, Any], dtype: DTypeLike = np.float32) -> DualMatrix:
@@ -52,6 +52,11 @@ def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correcti
         if estimates["refit"] < estimates["low-rank update"] or rank >= n_users:
             return refit(change.X, fitted.params, B.dtype, tolerance, estimates)
     return ease.updated(replace(B, X=change.X), (factors, signature), fitted, change, tolerance, estimates, refit)
+
+
+def fold(B: CorrectedDual, X: sp.csr_matrix, params: Mapping[str, Any], tolerance: float) -> Correction:
+    """B with what waits beside it written into K⁻¹; fitted anew where the errors of corrections have added up."""
+    return ease.written(B, X, params, tolerance, refit)
 
 
 def refit(

@@ -35,6 +35,7 @@ REFINEMENTS = 4
 USERS = 64  # at a time
 COLUMNS = 512  # at a time
 PROBES = 4
+CANCELLED = 1 / 8  # of 1: where less is left of the difference that gives d, it is refined
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +64,15 @@ class DualMatrix(ImplicitMatrix):
 
     @classmethod
     def of(cls, X: sp.csr_matrix, weight: float, dtype: DTypeLike) -> DualMatrix:
-        """The matrix of X; n_users³ operations (Cholesky), and n_users for each pair of users with a common item."""
+        """The matrix of X; n_users³ operations (Cholesky), and n_users for each interaction."""
         inverse = ease.inverse_gram(X.T.tocsr(), weight, dtype)
-        return cls(X, inverse, _diagonal(X, inverse, weight), weight)
+        B = cls(X, inverse, _diagonal(X, inverse, weight), weight)
+        popular = np.flatnonzero(weight * B.diagonal < CANCELLED)
+        for first in range(0, len(popular), COLUMNS):
+            items = popular[first : first + COLUMNS]
+            columns = X[:, items].T.toarray()
+            B.diagonal[items] = (1 - (B.solved(columns) * columns).sum(axis=1)) / weight
+        return B
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -101,7 +108,7 @@ class DualMatrix(ImplicitMatrix):
         """right·K⁻¹ [m, n_users], refined until the residual is ``REFINED`` of ``right``'s largest entry."""
         solution: Float64 = (right.astype(self.dtype) @ self.inverse).astype(np.float64)
         for _ in range(REFINEMENTS):
-            residual = right - _each(self.X, self._times_X(solution)) - self.weight * solution
+            residual = right - _each(self._wide, self._times_X(solution)) - self.weight * solution
             wrong = np.abs(residual).max(axis=1) > REFINED * np.abs(right).max(axis=1)
             if not wrong.any():
                 break
@@ -168,7 +175,11 @@ class DualMatrix(ImplicitMatrix):
 
     @functools.cached_property
     def _transposed(self) -> sp.csr_matrix:
-        return self.X.T.tocsr()
+        return self.X.T.tocsr().astype(np.float64)
+
+    @functools.cached_property
+    def _wide(self) -> sp.csr_matrix:
+        return self.X.astype(np.float64)
 
     def _times_X(self, rows: Matrix) -> Matrix:
         """rows·X [m, n_items] of dense ``rows`` [m, n_users], in their dtype."""
@@ -255,10 +266,13 @@ class CorrectedDual(CorrectedMatrix):
 
 
 def _each(matrix: sp.csr_matrix, rows: Matrix) -> Matrix:
-    """rows·matrixᵀ [m, n] of dense ``rows``, one after the other: each stays in a core's cache."""
-    product, matrix = np.empty((len(rows), matrix.shape[0]), rows.dtype), matrix.astype(rows.dtype, copy=False)
+    """rows·matrixᵀ [m, n] of dense ``rows``, in their dtype, summed in float64 (``matrix``'s).
+
+    One row after the other: each stays in a core's cache.
+    """
+    product = np.empty((len(rows), matrix.shape[0]), rows.dtype)
     for row, out in zip(rows, product, strict=True):
-        out[:] = matrix @ row
+        out[:] = matrix @ row.astype(np.float64)
     return product
 
 

@@ -130,12 +130,32 @@ def updated(
     cache, islands = {"diagonal": after}, len(apart.items) > len(apart.alone)
     if not islands and result.rank <= PENDING:
         return Correction(result, "low-rank update", estimates, error, tolerance, cache)
-    drift = _error_of(result, change.X, weight)  # in all directions: the errors of corrections add up
+    labels = apart.labels if islands else None
+    folded = written(result, change.X, fitted.params, tolerance, refit, labels)
+    if folded.method == "refit":
+        return folded
+    return Correction(folded.B, "low-rank update", estimates, error, tolerance, cache)
+
+
+def fold(B: CorrectedMatrix, X: sp.csr_matrix, params: Mapping[str, Any], tolerance: float) -> Correction:
+    """B with what waits beside it written into it; fitted anew where the errors of corrections have added up."""
+    return written(B, X, params, tolerance, refit)
+
+
+def written(
+    B: CorrectedMatrix,
+    X: sp.csr_matrix,
+    params: Mapping[str, Any],
+    tolerance: float,
+    refit: Callable[..., Correction],
+    labels: NDArray[np.int64] | None = None,
+) -> Correction:
+    """:func:`fold` by ``refit``; zero between items of different ``labels`` [n_items], if there are any."""
+    drift = _error_of(B, X, params["reg_weight"])  # in all directions, not in the last request's alone
     if not drift <= tolerance:
         reason = f"backward error {drift:.1e} of the corrections so far above {tolerance:.0e}"
-        return refit(change.X, fitted.params, B.dtype, tolerance, estimates, reason)
-    folded = result.folded(apart.labels if islands else None)
-    return Correction(folded, "low-rank update", estimates, error, tolerance, cache)
+        return refit(X, params, B.dtype, tolerance, {}, reason)
+    return Correction(B.folded(labels), "fold", {}, drift, tolerance, {"diagonal": B.diagonal})
 
 
 def trained_on(stored: Mapping[str, Any], X: sp.csr_matrix, params: Mapping[str, Any]) -> bool:

@@ -198,3 +198,9 @@ def test_nothing_of_items_by_items_is_made():
     tracemalloc.stop()
     assert result.method == "low-rank update" and scores.shape == (200, n_items)
     assert peak < 40e6
+
+
+def test_the_diagonal_keeps_its_digits_where_an_item_is_popular():
+    X = sp.csr_matrix((np.ones(60), (np.arange(60), np.arange(60) % 3)), shape=(60, 90))  # twenty users of the same
+    B = dual_ease.fit(X, {"reg_weight": 1e-3}, np.float32)
+    assert np.allclose(B.diagonal, [*np.full(3, 1 / 20.001), *np.full(87, 1e3)], rtol=1e-5)
