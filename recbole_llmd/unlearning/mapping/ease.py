@@ -192,7 +192,7 @@ def low_rank(change: Change, X: sp.csr_matrix) -> tuple[sp.csr_matrix, Float64]:
 
 def inverse_diagonal(X: sp.csr_matrix, B: Matrix, weight: float) -> Float64:
     """P_jj = 1 / (G_jj - (G·B)_jj), [n_items] in float64, from the entries of XᵀX."""
-    n = X.shape[1]
+    n, B = X.shape[1], np.asarray(B)  # RecBole's is a matrix
     product, counts = np.zeros(n), np.zeros(n)
     for first, block in gram_rows(X.astype(np.float64)):
         block = block.tocoo()
@@ -296,7 +296,7 @@ def _corrected_matrix(fitted: FittedMapping, change: Change, tolerance: float) -
     if isinstance(fitted.B, CorrectedMatrix):
         B = fitted.B
     elif diagonal is None:
-        B = CorrectedMatrix.of(fitted.B, inverse_diagonal(fitted.X, np.asarray(fitted.B), weight))
+        B = CorrectedMatrix.of(fitted.B, inverse_diagonal(fitted.X, fitted.B, weight))
     else:
         new_items = np.full(fitted.X.shape[1] - len(diagonal), 1 / weight)  # G_jj = λ, nothing else
         B = CorrectedMatrix.of(fitted.B, np.append(diagonal, new_items))
