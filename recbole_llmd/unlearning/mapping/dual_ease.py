@@ -21,7 +21,19 @@ from recbole_llmd.unlearning.mapping.cost_model import dual_refit_seconds, dual_
 from recbole_llmd.unlearning.mapping.dual_matrix import CorrectedDual, DualMatrix
 from recbole_llmd.unlearning.mapping.ease import MATRIX, PARAMETERS, REQUIRED, TOLERANCE, derived, trained_on
 
-__all__ = ["MATRIX", "PARAMETERS", "REQUIRED", "TOLERANCE", "correct", "derived", "fit", "fold", "refit", "trained_on"]
+__all__ = [
+    "MATRIX",
+    "PARAMETERS",
+    "REQUIRED",
+    "TOLERANCE",
+    "correct",
+    "derived",
+    "error_of",
+    "fit",
+    "fold",
+    "refit",
+    "trained_on",
+]
 
 
 def fit(X: sp.csr_matrix, params: Mapping[str, Any], dtype: DTypeLike = np.float32) -> DualMatrix:
@@ -57,6 +69,11 @@ def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correcti
 def fold(B: CorrectedDual, X: sp.csr_matrix, params: Mapping[str, Any], tolerance: float) -> Correction:
     """B with what waits beside it written into K⁻¹; fitted anew where the errors of corrections have added up."""
     return ease.written(B, X, params, tolerance, refit)
+
+
+def error_of(B: DualMatrix, X: sp.csr_matrix, params: Mapping[str, Any], profiles: sp.csr_matrix) -> float:
+    """The backward error of B for X, over ``profiles`` [n, n_items] that were forgotten and over random vectors."""
+    return ease.worst_error(CorrectedDual.of_dual(B, X), X, params["reg_weight"], profiles)
 
 
 def refit(

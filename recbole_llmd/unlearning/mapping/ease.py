@@ -329,6 +329,19 @@ def refuse_another(
         raise MappingMismatch(f"backward error {error:.1e} above {tolerance:.0e} at reg_weight = {weight}")
 
 
+def error_of(B: Matrix, X: sp.csr_matrix, params: Mapping[str, Any], profiles: sp.csr_matrix) -> float:
+    """The backward error of B for X, over ``profiles`` [n, n_items] that were forgotten and over random vectors."""
+    weight = params["reg_weight"]
+    return worst_error(CorrectedMatrix.of(B, inverse_diagonal(X, B, weight)), X, weight, profiles)
+
+
+def worst_error(B: CorrectedMatrix, X: sp.csr_matrix, weight: float, profiles: sp.csr_matrix) -> float:
+    """:func:`error_of` of a B whose diagonal of P is known."""
+    blocks = [profiles[first : first + 256] for first in range(0, profiles.shape[0], 256)]
+    of_blocks = [backward_error(X, weight, B.inverse_rows(block), block.toarray()) for block in blocks]
+    return max([_error_of(B, X, weight), *of_blocks])
+
+
 def _error_of(B: CorrectedMatrix, X: sp.csr_matrix, weight: float) -> float:
     """The backward error of B for X, by fixed normal vectors: of a size everywhere, cancelling nowhere."""
     probes = np.random.default_rng(0).standard_normal((PROBES, B.shape[0]))
