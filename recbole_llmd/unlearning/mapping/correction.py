@@ -106,7 +106,12 @@ class Correction:
 
 
 class MappingModel(Protocol):
-    """What a module of a mapping model offers: functions over NumPy and SciPy arrays alone."""
+    """What a module of a mapping model offers: functions over NumPy and SciPy arrays alone.
+
+    A module whose corrections wait beside B has ``fold(B, X, params, tolerance)``, too, which gives the
+    :class:`Correction` with B written; one whose B solves equations has ``error_of(B, X, params, profiles)``, by which
+    :func:`~recbole_llmd.unlearning.erasure.verify.verify` finds what B still knows (see ``ease.py``).
+    """
 
     @property
     def PARAMETERS(self) -> tuple[str, ...]:
