@@ -40,8 +40,8 @@ class PeakMemory:
             not tell (all but Linux).
 
     >>> with PeakMemory() as memory:
-    ...     block = bytearray(2**24)
-    >>> memory.bytes is None or memory.bytes >= 2**23
+    ...     block = bytearray(2**26)
+    >>> memory.bytes is None or memory.bytes >= 2**25
     True
     """
 
