@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any
 from bench_setup import Figures, Settings, build
 from record import read_arguments, write_record
 from timing import in_own_process, peak_gib, timed
+from unlearning import one_by_one, whole
 
 if TYPE_CHECKING:
-    from recbole_llmd.unlearning import Receipt, Unlearner
+    from recbole_llmd.unlearning import Unlearner
 
 SEED = 2020
 HISTORY = 20  # interactions per user on average
@@ -54,11 +55,6 @@ def write_synthetic(folder: Path, users: int, items: int) -> Settings:
     return {"dataset": name, "data_path": str(folder), "load_col": {"inter": ["user_id", "item_id"]}}
 
 
-def whole(receipt: Receipt) -> float:
-    """Seconds of a request with its hashes."""
-    return receipt.seconds + receipt.hash_seconds
-
-
 def cold(engine: Unlearner, user: int) -> Figures:
     """The first request on a checkpoint: reading the data and the model included."""
     from recbole_llmd.unlearning import Unlearner
@@ -74,13 +70,10 @@ def cold(engine: Unlearner, user: int) -> Figures:
 
 def sequence(engine: Unlearner, users: Any) -> Figures:
     """Users forgotten one by one, corrections written where they are."""
-    receipts, seconds, _ = timed(lambda: [engine.forget_users([user], ids="internal") for user in users])
-    of_each = [whole(receipt) for receipt in receipts]
+    receipts, seconds, figures = one_by_one(engine, users)
     return {
-        "requests": len(receipts),
+        **figures,
         "mean s": seconds / len(receipts),
-        "median s": statistics.median(of_each),
-        "longest s": max(of_each),
         "methods": sorted({receipt.method for receipt in receipts}),
         "backward error, largest": max(receipt.residual or 0.0 for receipt in receipts),
         "backward error allowed": receipts[0].tolerance,

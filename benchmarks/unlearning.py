@@ -78,24 +78,25 @@ def cold(engine: Unlearner, user: int, recbole: float) -> Figures:
     }
 
 
+def one_by_one(engine: Unlearner, users: Sequence[int]) -> tuple[list[Receipt], float, Figures]:
+    """Users forgotten in a request each: the receipts, the seconds of all, and what both benchmarks say of them."""
+    receipts, seconds, _ = timed(lambda: [engine.forget_users([user], ids="internal") for user in users])
+    of_each = [whole(receipt) for receipt in receipts]
+    figures = {"requests": len(receipts), "median s": statistics.median(of_each), "longest s": max(of_each)}
+    return receipts, seconds, figures
+
+
 def amortised(engine: Unlearner, count: int, rng: np.random.Generator, recbole: float) -> Figures:
     """So many users forgotten one by one, corrections written into B where they are."""
     import numpy as np
 
     active = np.flatnonzero(np.diff(engine.X.indptr))
-    receipts, seconds, _ = timed(
-        lambda: [
-            engine.forget_users([user], ids="internal")
-            for user in rng.choice(active, min(count, len(active) // 2), replace=False)
-        ]
-    )
-    of_each = [whole(receipt) for receipt in receipts]
+    users = rng.choice(active, min(count, len(active) // 2), replace=False)
+    receipts, seconds, figures = one_by_one(engine, users)
     return {
-        "requests": len(receipts),
+        **figures,
         "s a request": seconds / len(receipts),
-        "median s": statistics.median(of_each),
-        "longest s": max(of_each),
-        "median: times faster than RecBole's fit": recbole / statistics.median(of_each),
+        "median: times faster than RecBole's fit": recbole / figures["median s"],
         "mean: times faster than RecBole's fit": recbole * len(receipts) / seconds,
     }
 

@@ -129,10 +129,9 @@ def save(path: str | PathLike[str], engine: Unlearner) -> None:
 
 def _identity(engine: Unlearner) -> DataIdentity | None:
     """The data that a model belongs to: their interactions only if the model has them all."""
-    if engine.identity is None or engine.dataset is None:
+    X = engine.in_files
+    if engine.identity is None or X is None:
         return None
-    X = sp.csr_matrix(engine.dataset.inter_matrix(form="csr"))
-    X.resize(engine.X.shape)
     return engine.identity.without_interactions() if (X != engine.X).nnz else engine.identity
 
 

@@ -136,6 +136,15 @@ class PublishedModel:
         return Identifiers("item", self.model.n_items, self.dataset, self.model.ITEM_ID)
 
     @property
+    def in_files(self) -> sp.csr_matrix | None:
+        """The training interactions of the data files, CSR of X's shape; None without a dataset."""
+        if self.dataset is None:
+            return None
+        X = sp.csr_matrix(self.dataset.inter_matrix(form="csr"))
+        X.resize(self.X.shape)
+        return X
+
+    @property
     def new_tokens(self) -> dict[str, list[str]]:
         """The tokens that the model has beyond those of the data files, by field, in the order of their ids."""
         if self.dataset is None or self.identity is None:

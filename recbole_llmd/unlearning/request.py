@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from recbole_llmd.errors import RequestError
 from recbole_llmd.unlearning.mapping.correction import Change
-from recbole_llmd.unlearning.mapping.sparse_rows import with_rows
+from recbole_llmd.unlearning.mapping.sparse_rows import Rows, with_parts
 
 KINDS = ("forget", "learn")
 LARGEST_COUNT = 2**24  # up to which float32, the type of RecBole's X, has every whole number
@@ -100,13 +100,13 @@ class Request:
 
     def applies_to(self, X: sp.csr_matrix) -> NDArray[np.bool_]:
         """Which pairs ``[n]`` can be answered: those in X (forget) or not yet in X (learn). X is already grown."""
-        present: NDArray[np.bool_] = _entries(X, self.users, self.items) != 0
+        present: NDArray[np.bool_] = entries_of(X, self.users, self.items) != 0
         return present if self.kind == "forget" else ~present
 
     def change(self, X: sp.csr_matrix) -> Change:
         """What the request changes in X, which is already grown. Every pair must apply, and only once."""
         if self.kind == "forget":
-            values = -_entries(X, self.users, self.items)
+            values = -entries_of(X, self.users, self.items)
         else:
             values = np.ones(len(self)) if self.values is None else self.values
         users, row = np.unique(self.users, return_inverse=True)
@@ -114,7 +114,8 @@ class Request:
         after = (X[users] + delta).tocsr()
         after.eliminate_zeros()
         after.sort_indices()
-        return Change(X=with_rows(X, users, after), users=users, items=np.unique(self.items), delta=delta)
+        X = with_parts(X, [(users, Rows(after.data, after.indices, after.indptr))])
+        return Change(X=X, users=users, items=np.unique(self.items), delta=delta)
 
 
 def pairs_of(X: sp.csr_matrix, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -153,6 +154,6 @@ def _counts(given: ArrayLike, number: int) -> NDArray[np.float64]:
     return values
 
 
-def _entries(X: sp.csr_matrix, users: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.floating]:
+def entries_of(X: sp.csr_matrix, users: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.floating]:
     """X at the pairs [n]."""
     return np.asarray(X[users, items]).ravel() if len(users) else np.zeros(0, X.dtype)

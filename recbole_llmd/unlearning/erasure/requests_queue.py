@@ -22,7 +22,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -31,7 +30,6 @@ from recbole.config import Config
 
 from recbole_llmd.data.atomic_file import read_atomic_file
 from recbole_llmd.errors import CheckpointError, DataError, RequestError, SettingsError
-from recbole_llmd.unlearning import fingerprint
 from recbole_llmd.unlearning.digests import digest_of_request, named_in
 from recbole_llmd.unlearning.erasure.durable import file_sha256, locked
 from recbole_llmd.unlearning.erasure.exchange import Exchange
@@ -39,7 +37,7 @@ from recbole_llmd.unlearning.erasure.ledger import Erased, Ledger
 from recbole_llmd.unlearning.erasure.secrets_files import read_salt
 from recbole_llmd.unlearning.erasure.suppression import SuppressionList
 from recbole_llmd.unlearning.forget_file import named_by, read_forget_file
-from recbole_llmd.unlearning.request import Request, pairs_of
+from recbole_llmd.unlearning.request import Request, entries_of, pairs_of
 from recbole_llmd.unlearning.unlearner import Unlearner
 
 SUFFIX = ".forget"  # of the files of a folder that are requests; others, half-copied ones say, are left alone
@@ -251,7 +249,7 @@ def _answer(
         suppressed += listed.lines(request.users, request.items) if listed else []
     if not erased:
         return
-    before = fingerprint(engine.X, engine.B), file_sha256(exchange.checkpoint)
+    before = engine.fingerprint(), file_sha256(exchange.checkpoint)
     method, n_items = "nothing to correct", engine.X.shape[1]
     if len(taken):
         method = engine.apply(Request("forget", taken // n_items, taken % n_items)).method
@@ -263,7 +261,7 @@ def _answer(
         checkpoint_before=before[1],
         checkpoint_after=file_sha256(exchange.next) if len(taken) else before[1],
         model_before=before[0],
-        model_after=fingerprint(engine.X, engine.B),
+        model_after=engine.fingerprint(),
     )
     exchange.carry_out(entry, suppressed)
     answers.answered += [request.id for request in erased]
@@ -287,7 +285,9 @@ def _pairs_to_forget(
     there = named if strict else [names for names in named if _has_tokens(engine, names)]
     users = engine.user_ids.to_internal([names[0] for names in there])[0]
     items = engine.item_ids.to_internal([names[1] for names in there])[0] if not whole else users[:0]
-    found, ever = (np.diff(M.indptr)[users] > 0 if whole else _entries(M, users, items) != 0 for M in (engine.X, known))
+    found, ever = (
+        np.diff(M.indptr)[users] > 0 if whole else entries_of(M, users, items) != 0 for M in (engine.X, known)
+    )
     never = int((~(found | ever)).sum())
     if strict and never:
         raise RequestError(
@@ -298,17 +298,10 @@ def _pairs_to_forget(
     return np.unique(owners * n_items + items).astype(np.int64), len(named) - int(found.sum())
 
 
-def _entries(M: sp.csr_matrix, users: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[Any]:
-    return np.asarray(M[users, items]).ravel() if len(users) else np.zeros(0)
-
-
 def _ever_in(engine: Unlearner) -> sp.csr_matrix:
     """The interactions of the training data, and those that the model has now; CSR [n_users, n_items]."""
-    if engine.dataset is None:
-        return engine.X
-    trained_on = sp.csr_matrix(engine.dataset.inter_matrix(form="csr"), copy=True)
-    trained_on.resize(engine.X.shape)
-    return (trained_on + engine.X).tocsr()
+    trained_on = engine.in_files
+    return engine.X if trained_on is None else (trained_on + engine.X).tocsr()
 
 
 def _has_tokens(engine: Unlearner, names: tuple[str, ...]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from dataclasses import dataclass
 from os import PathLike
@@ -125,10 +124,9 @@ def _profiles(engine: Unlearner, users: list[str], items: list[str] | None) -> N
     Of a user who was forgotten whole, today's data files tell the items, if they still have them.
     """
     if items is None:
-        if engine.dataset is None:
+        rows = engine.in_files
+        if rows is None:
             return np.zeros((0, engine.X.shape[1]))
-        rows = engine.dataset.inter_matrix(form="csr")
-        rows.resize(engine.X.shape)
         profiles = rows[[ids[0] for ids in _internal(engine, users, None)]].toarray()
     else:
         pairs = _internal(engine, users, items)
@@ -156,7 +154,7 @@ def _solves(engine: Unlearner, profiles: NDArray[Any]) -> Finding:
 
 def _solves_its_conditions(engine: Unlearner) -> Finding:
     """That correcting B for no change at all, with nothing remembered, leaves it as it is."""
-    fitted = FittedMapping(engine.X, copy.deepcopy(engine.B), engine.params)
+    fitted = FittedMapping(engine.X, engine.B, engine.params)
     try:
         corrected = engine.mapping.correct(fitted, Change.none(engine.X), engine.mapping.TOLERANCE[str(engine.B.dtype)])
     except MappingMismatch as error:

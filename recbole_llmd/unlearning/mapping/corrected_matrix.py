@@ -198,7 +198,7 @@ class CorrectedMatrix:
         scores *= self._scale
         if self.rank:
             scores += (self._times_left(rows) @ self.right) * self._inverse_diagonal
-            scores[_row_numbers(rows), rows.indices] -= rows.data * self._own[rows.indices]
+            scores[row_numbers(rows), rows.indices] -= rows.data * self._own[rows.indices]
         scores[:, self.alone] = 0
         return scores
 
@@ -241,10 +241,6 @@ class CorrectedMatrix:
         B[self.alone] = 0
         return B
 
-    def copy(self) -> CorrectedMatrix:
-        """Itself: nothing of it is ever written."""
-        return self
-
     def __deepcopy__(self, memo: dict[int, Any]) -> CorrectedMatrix:
         return self
 
@@ -278,7 +274,7 @@ class CorrectedMatrix:
         """rows·Lᵀ [m, rank]."""
         columns, place = np.unique(rows.indices, return_inverse=True)
         dense = np.zeros((rows.shape[0], len(columns)), self.dtype)
-        dense[_row_numbers(rows), place] = rows.data
+        dense[row_numbers(rows), place] = rows.data
         product: Matrix = dense @ self.left[:, columns].T
         return product
 
@@ -291,7 +287,7 @@ class CorrectedMatrix:
         return rows
 
 
-def _row_numbers(rows: sp.csr_matrix) -> Numbers:
+def row_numbers(rows: sp.csr_matrix) -> Numbers:
     """The row of every entry."""
     return np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
 

@@ -25,7 +25,14 @@ from numpy.typing import DTypeLike, NDArray
 
 from recbole_llmd.unlearning.mapping import ease
 from recbole_llmd.unlearning.mapping.components import user_components
-from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix, Float64, ImplicitMatrix, Matrix, Numbers
+from recbole_llmd.unlearning.mapping.corrected_matrix import (
+    CorrectedMatrix,
+    Float64,
+    ImplicitMatrix,
+    Matrix,
+    Numbers,
+    row_numbers,
+)
 from recbole_llmd.unlearning.mapping.correction import Change
 from recbole_llmd.unlearning.mapping.cost_model import low_rank_seconds, refit_seconds
 from recbole_llmd.unlearning.mapping.threads import in_parallel
@@ -120,7 +127,7 @@ class DualMatrix(ImplicitMatrix):
         rows = sp.csr_matrix(rows)
         scores = self.inverse_rows(rows)
         scores *= (-1 / self.diagonal).astype(self.dtype)
-        scores[np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr)), rows.indices] += rows.data
+        scores[row_numbers(rows), rows.indices] += rows.data
         return scores
 
     def __getitem__(self, index: Any) -> Matrix:

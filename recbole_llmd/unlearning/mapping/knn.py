@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from recbole_llmd.errors import MappingMismatch
 from recbole_llmd.unlearning.mapping import neighbours
 from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, MappingMatrix, axis
-from recbole_llmd.unlearning.mapping.neighbours import Rows, Similarity, with_entries, with_parts
+from recbole_llmd.unlearning.mapping.neighbours import Similarity
+from recbole_llmd.unlearning.mapping.sparse_rows import Rows, with_entries, with_parts
 
 Totals = NDArray[np.float64]
 

@@ -9,7 +9,6 @@ the smaller id wins, which makes "equal to the retrained model" well defined.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -18,54 +17,12 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from recbole_llmd.unlearning.mapping.sparse_rows import Numbers, Rows, canonical, running, with_entries, with_parts
+
 LAST = np.uint64(np.iinfo(np.uint64).max)
 ENTRIES = 1 << 22  # entries of a table or product at a time
 
-Numbers = NDArray[np.int64]
 Keys = NDArray[np.uint64]
-
-
-class Rows(NamedTuple):
-    """Rows of a CSR matrix [m, n] as its three arrays; SciPy's objects take longer to make than most of this work.
-
-    >>> Rows.of(sp.csr_matrix([[1, 0], [2, 3], [0, 4]]), np.array([1, 2])).data.tolist()
-    [2, 3, 4]
-    """
-
-    data: NDArray[Any]
-    indices: NDArray[Any]
-    indptr: NDArray[Any]
-
-    @classmethod
-    def of(cls, S: sp.csr_matrix, numbers: Numbers) -> Rows:
-        """The rows ``numbers`` of CSR S."""
-        starts = S.indptr[numbers]
-        lengths = S.indptr[numbers + 1] - starts
-        indptr = _running(lengths)
-        places = np.arange(indptr[-1]) + np.repeat(starts - indptr[:-1], lengths)
-        return cls(S.data[places], S.indices[places], indptr)
-
-    @property
-    def lengths(self) -> NDArray[Any]:
-        """How many entries each row has, [m]."""
-        return np.diff(self.indptr)
-
-    def kept(self, mask: NDArray[np.bool_]) -> Rows:
-        """The entries where ``mask`` is true."""
-        return Rows(self.data[mask], self.indices[mask], _running(mask)[self.indptr])
-
-    def chosen(self, mask: NDArray[np.bool_]) -> Rows:
-        """The rows where ``mask`` [m] is true."""
-        lengths = self.lengths
-        entries = np.repeat(mask, lengths)
-        return Rows(self.data[entries], self.indices[entries], _running(lengths[mask]))
-
-
-def _running(lengths: NDArray[Any]) -> NDArray[np.int64]:
-    """Sums of the first 0, 1, ... lengths."""
-    sums = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=sums[1:])
-    return sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +55,8 @@ def fit(A: sp.csr_matrix, transposed: sp.csr_matrix, similarity: Similarity, k: 
     edges = np.append(np.unique(np.append(0, cuts)), A.shape[0])
     blocks = [_neighbours(A, transposed, similarity, np.arange(low, high), k) for low, high in pairwise(edges)]
     data, indices = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("data", "indices"))
-    indptr = _running(np.concatenate([block.lengths for block in blocks]))
-    return _canonical(data, indices, indptr.astype(indices.dtype), (A.shape[0],) * 2)
+    indptr = running(np.concatenate([block.lengths for block in blocks]))
+    return canonical(data, indices, indptr.astype(indices.dtype), (A.shape[0],) * 2)
 
 
 class Corrected(NamedTuple):
@@ -223,41 +180,6 @@ def _in_place(W: sp.csr_matrix, last: Keys, news: _News) -> tuple[Numbers, NDArr
     return np.where(listed, low, -1), rewritten[owners]
 
 
-def with_parts(S: sp.csr_matrix, parts: Sequence[tuple[Numbers, Rows]]) -> sp.csr_matrix:
-    """A copy of CSR S with rows replaced: for each of ``parts`` the rows numbered so by its rows.
-
-    >>> S = sp.csr_matrix([[1, 0], [2, 3], [0, 4]])
-    >>> with_parts(S, [(np.array([2, 0]), Rows.of(S, np.array([1, 2])))]).toarray().tolist()
-    [[0, 4], [2, 3], [2, 3]]
-    """
-    before = np.diff(S.indptr)
-    lengths = before.copy()
-    for numbers, rows in parts:
-        lengths[numbers] = rows.lengths
-    indptr = np.zeros_like(S.indptr)
-    np.cumsum(lengths, out=indptr[1:])
-    data, indices = np.empty(indptr[-1], S.data.dtype), np.empty(indptr[-1], S.indices.dtype)
-    # What lies between rows of another length is copied in one piece, replaced rows included; those are then written.
-    moved = np.flatnonzero(lengths != before)
-    starts, stops = np.append(0, S.indptr[moved + 1]).tolist(), np.append(S.indptr[moved], S.nnz).tolist()
-    for start, stop, to in zip(starts, stops, np.append(0, indptr[moved + 1]).tolist()):
-        data[to : to + stop - start] = S.data[start:stop]
-        indices[to : to + stop - start] = S.indices[start:stop]
-    for numbers, rows in parts:
-        places = np.arange(len(rows.data)) + np.repeat(indptr[numbers] - rows.indptr[:-1], rows.lengths)
-        data[places], indices[places] = rows.data, rows.indices
-    return _canonical(data, indices, indptr, S.shape)
-
-
-def _canonical(
-    data: NDArray[Any], indices: NDArray[Any], indptr: NDArray[Any], shape: tuple[int, int]
-) -> sp.csr_matrix:
-    """CSR of rows whose indices ascend."""
-    S = sp.csr_matrix((data, indices, indptr), shape=shape)
-    S.has_sorted_indices = S.has_canonical_format = True
-    return S
-
-
 def _counts(A: sp.csr_matrix, transposed: sp.csr_matrix, numbers: Numbers) -> sp.csr_matrix:
     """Rows ``numbers`` of c with sorted indices."""
     counts = (A[numbers] @ transposed).tocsr()
@@ -328,23 +250,3 @@ def _merged(W: sp.csr_matrix, last: Keys, news: _News, others: Numbers, k: int) 
     old = Rows.of(W, others)
     union = with_entries(old, W.shape[1], rows[entered], news.members[entered], news.values[entered])
     return _top_k(union, k), last_places(union, k) <= last[others]
-
-
-def with_entries(S: Rows, n: int, rows: Numbers, columns: Numbers, values: NDArray[Any]) -> Rows:
-    """Rows [m, n] with entries set, given in the order of their rows and columns; those of value 0 are taken out.
-
-    >>> S = Rows.of(sp.csr_matrix([[1, 0], [2, 3]]), np.array([0, 1]))
-    >>> after = with_entries(S, 2, np.array([0, 1, 1]), np.array([1, 0, 1]), np.array([4, 0, 5]))
-    >>> after.data.tolist(), after.indices.tolist(), after.indptr.tolist()
-    ([1, 4, 5], [0, 1, 1], [0, 2, 3])
-    """
-    m = len(S.indptr) - 1
-    present, given = np.repeat(np.arange(m) * n, S.lengths) + S.indices, rows * n + columns
-    stays = np.ones(len(present) + 1, bool)
-    at = np.searchsorted(present, given)
-    stays[at[np.append(present, -1)[at] == given]] = False
-    present, data = present[stays[:-1]], S.data[stays[:-1]]
-    given, values = given[values > 0], values[values > 0]
-    places = np.searchsorted(present, given)
-    keys, data = np.insert(present, places, given), np.insert(data, places, values)
-    return Rows(data, (keys % n).astype(S.indices.dtype), np.searchsorted(keys, np.arange(m + 1) * n))
