@@ -11,7 +11,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from recbole.config import Config
-from recbole.data import create_dataset, data_preparation
+from recbole.data import create_dataset
+from recbole.data.utils import load_split_dataloaders
 from recbole.utils import get_model, init_seed
 
 from recbole_llmd.atomic_write import atomic_write
@@ -69,7 +70,7 @@ def load(path: str | PathLike[str]) -> _Loaded:
     mapping = mapping_module(config["model"])
     init_seed(config["seed"], config["reproducibility"])
     try:
-        dataset = data_preparation(config, create_dataset(config))[0].dataset
+        dataset = _training_part(config)
     except ValueError as error:
         raise CheckpointError(
             f"checkpoint = {str(path)!r}: the data that the model was trained on cannot be read: "
@@ -95,6 +96,12 @@ def load(path: str | PathLike[str]) -> _Loaded:
     for field, tokens in content.get(NEW_TOKENS, {}).items():
         add_tokens(dataset, field, tokens)
     return _Loaded(model.to(config["device"]), dataset, content)
+
+
+def _training_part(config: Config) -> Dataset:
+    """What RecBole's ``data_preparation`` trains on, without the samplers and loaders of the other parts."""
+    loaders = load_split_dataloaders(config)
+    return create_dataset(config).build()[0] if loaders is None else loaders[0].dataset
 
 
 def not_replaced(content: Mapping[str, Any]) -> dict[str, Any]:

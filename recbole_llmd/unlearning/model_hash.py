@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable
 from time import perf_counter
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix, ImplicitMatrix
 from recbole_llmd.unlearning.mapping.correction import Change, MappingMatrix
@@ -73,6 +75,7 @@ class ModelHash:
         self.seconds = 0.0
         self._of: tuple[object, object] = (None, None)
         self._known = known
+        self._sums = SumsOfX(sp.csr_matrix((0, 0)))
 
     def known_for(self, X: sp.csr_matrix, B: MappingMatrix) -> None:
         """Take the hash that this object was made with for that of X and B."""
@@ -89,8 +92,18 @@ class ModelHash:
         """The hash of the model after a change, with its corrected B."""
         if not (sp.issparse(B) or isinstance(B, CorrectedMatrix)):
             return self.of(change.X, B)
-        self._set(change.X, B, self._timed(lambda: _carried_on(self._known or "", change, B)))
+        self._set(change.X, B, self._timed(lambda: self._carried_on(change, B)))
         return self.of(change.X, B)
+
+    def _carried_on(self, change: Change, B: MappingMatrix) -> str:
+        """A hash of what X and B are now, by vectors of all their entries: none of the changed pairs alone."""
+        self._sums = self._sums.after(change, before=self._of[0])
+        vectors = [self._sums.values]
+        vectors.append(B.diagonal if isinstance(B, CorrectedMatrix) else B @ _drawn(B.shape[1]).astype(B.dtype))
+        digest = hashlib.sha256(f"{self._known or ''} {change.X.shape}".encode())
+        for vector in vectors:
+            digest.update(np.ascontiguousarray(vector).data)
+        return digest.hexdigest()
 
     def _timed(self, hashing: Any) -> str:
         started = perf_counter()
@@ -102,12 +115,32 @@ class ModelHash:
         self._known, self._of = text, (X, B)
 
 
-def _carried_on(before: str, change: Change, B: MappingMatrix) -> str:
-    """A hash of what X and B are now, of vectors made of all their entries: none of the pairs that changed alone."""
-    X, draw = change.X, np.random.default_rng(0)
-    vectors = [X.T @ draw.standard_normal(X.shape[0]).astype(X.dtype)]
-    vectors.append(B.diagonal if isinstance(B, CorrectedMatrix) else B @ draw.standard_normal(B.shape[1]))
-    digest = hashlib.sha256(f"{before} {X.shape}".encode())
-    for vector in vectors:
-        digest.update(np.ascontiguousarray(vector).data)
-    return digest.hexdigest()
+class SumsOfX:
+    """Xᵀr [n_items] for fixed whole numbers r, which is exact, however it was reached, where X has whole numbers.
+
+    >>> before, after = sp.csr_matrix([[1.0, 0], [0, 2], [1, 1]]), sp.csr_matrix([[1.0, 0], [0, 0], [1, 1]])
+    >>> change = Change(after, users=np.array([1]), items=np.array([1]), delta=(after - before)[[1]])
+    >>> bool((SumsOfX(before).after(change, before).values == SumsOfX(after).values).all())
+    True
+    """
+
+    def __init__(self, X: sp.csr_matrix, values: NDArray[np.float64] | None = None) -> None:
+        self.X = X
+        self.values: NDArray[np.float64] = X.T @ _drawn(X.shape[0]) if values is None else values
+
+    def after(self, change: Change, before: object) -> SumsOfX:
+        """The sums of X after a change of the X ``before``."""
+        if self.X is not before or self.X.shape != change.X.shape:
+            return SumsOfX(change.X)
+        delta, values = change.delta, self.values.copy()
+        weights = np.repeat(_drawn(change.X.shape[0])[change.users], np.diff(delta.indptr))
+        np.add.at(values, delta.indices, delta.data * weights)
+        return SumsOfX(change.X, values)
+
+
+@functools.lru_cache(maxsize=2)
+def _drawn(n: int) -> NDArray[np.float64]:
+    """Whole numbers, drawn once: sums of products with counts are exact."""
+    numbers = np.random.default_rng(0).integers(-(2**20), 2**20, n).astype(np.float64)
+    numbers.flags.writeable = False
+    return numbers

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from recbole_llmd.errors import RequestError
 from recbole_llmd.unlearning.mapping.correction import Change
-from recbole_llmd.unlearning.mapping.sparse_rows import Rows, with_parts
+from recbole_llmd.unlearning.mapping.sparse_rows import Rows, running, with_entries, with_parts
 
 KINDS = ("forget", "learn")
 LARGEST_COUNT = 2**24  # up to which float32, the type of RecBole's X, has every whole number
@@ -105,22 +105,26 @@ class Request:
 
     def change(self, X: sp.csr_matrix) -> Change:
         """What the request changes in X, which is already grown. Every pair must apply, and only once."""
+        order = np.lexsort((self.items, self.users))
+        items = self.items[order]
+        users, row = np.unique(self.users[order], return_inverse=True)
+        rows, n = Rows.of(X, users), X.shape[1]
         if self.kind == "forget":
-            values = -entries_of(X, self.users, self.items)
+            values = np.zeros(len(self))
+            delta = -rows.data[np.searchsorted(rows.numbers * n + rows.indices, row * n + items)]
         else:
-            values = np.ones(len(self)) if self.values is None else self.values
-        users, row = np.unique(self.users, return_inverse=True)
-        delta = sp.csr_matrix((values.astype(X.dtype), (row, self.items)), shape=(len(users), X.shape[1]))
-        after = (X[users] + delta).tocsr()
-        after.eliminate_zeros()
-        after.sort_indices()
-        X = with_parts(X, [(users, Rows(after.data, after.indices, after.indptr))])
-        return Change(X=X, users=users, items=np.unique(self.items), delta=delta)
+            values = np.ones(len(self)) if self.values is None else self.values[order]
+            delta = values
+        after = with_entries(rows, n, row, items, values.astype(X.dtype))
+        changed = Rows(delta, items.astype(X.indices.dtype), running(np.bincount(row, minlength=len(users))))
+        X = with_parts(X, [(users, after)])
+        return Change(X=X, users=users, items=np.unique(items), delta=changed.matrix(n, X.dtype))
 
 
 def pairs_of(X: sp.csr_matrix, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """All pairs in these ``rows`` of X: the row [n] and the column [n] of each."""
-    return np.repeat(rows, np.diff(X.indptr)[rows]), X[rows].indices.astype(np.int64)
+    found = Rows.of(X, rows)
+    return np.repeat(rows, found.lengths), found.indices.astype(np.int64)
 
 
 def _internal_ids(name: str, given: ArrayLike) -> NDArray[np.int64]:

@@ -72,8 +72,9 @@ class Change:
     @property
     def pairs(self) -> tuple[list[int], list[int], list[float]]:
         """The users, items and entries of X that were removed or added."""
-        delta = self.delta.tocoo()
-        return self.users[delta.row].tolist(), delta.col.tolist(), np.abs(delta.data).tolist()
+        delta = self.delta
+        users = np.repeat(self.users, np.diff(delta.indptr))
+        return users.tolist(), delta.indices.tolist(), np.abs(delta.data).tolist()
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ import scipy.sparse as sp
 from numpy.typing import DTypeLike, NDArray
 
 from recbole_llmd.errors import MappingMismatch, UnsolvedError
-from recbole_llmd.unlearning.mapping.components import separation
+from recbole_llmd.unlearning.mapping.components import separated_by
 from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
 from recbole_llmd.unlearning.mapping.correction import (
     Change,
@@ -41,6 +41,7 @@ from recbole_llmd.unlearning.mapping.correction import (
     holds_interactions,
 )
 from recbole_llmd.unlearning.mapping.cost_model import cholesky_inverse, low_rank_seconds, refit_seconds
+from recbole_llmd.unlearning.mapping.sparse_rows import Rows
 from recbole_llmd.unlearning.mapping.threads import in_parallel
 
 PARAMETERS: tuple[str, ...] = ("reg_weight",)
@@ -117,7 +118,7 @@ def updated(
     image, solved, after = woodbury(B, factors, signature)
     if not (np.isfinite(after).all() and (after > 0).all()):
         return refit(change.X, fitted.params, B.dtype, tolerance, estimates, "the update was singular")
-    apart = separation(change.X, np.unique(fitted.X[change.users].indices))
+    apart, tree = separated_by(fitted.cache.get("tree"), fitted.X, change)
     if len(apart.items):
         after[apart.alone] = 1 / (_squares(change.X, apart.alone) + weight)
     result = B.corrected(image, solved.astype(B.dtype), after, apart.alone)
@@ -127,7 +128,7 @@ def updated(
         reason = f"backward error {error:.1e} of the update above {tolerance:.0e}"
         return refit(change.X, fitted.params, B.dtype, tolerance, estimates, reason)
     estimates["rank"] = len(signature)
-    cache, islands = {"diagonal": after}, len(apart.items) > len(apart.alone)
+    cache, islands = {"diagonal": after, "tree": tree}, len(apart.items) > len(apart.alone)
     if not islands and result.rank <= PENDING:
         return Correction(result, "low-rank update", estimates, error, tolerance, cache)
     labels = apart.labels if islands else None
@@ -175,18 +176,20 @@ def low_rank(change: Change, X: sp.csr_matrix) -> tuple[sp.csr_matrix, Float64]:
     G' - G = DᵀM + MᵀD, so for the t columns in which D differs from zero U = [their unit vectors, MᵀD], S = [[0, I],
     [I, 0]]. The one of lower rank is taken: a popular item may be forgotten by thousands of users at rank 2.
     """
-    after, before = change.X[change.users].astype(np.float64), X[change.users].astype(np.float64)
-    lost, gained = before[np.diff(before.indptr) > 0], after[np.diff(after.indptr) > 0]
-    by_users, by_items = lost.shape[0] + gained.shape[0], 2 * len(change.items)
-    if by_users <= by_items:
-        return (
-            sp.vstack([lost, gained]).tocsr() if by_users else sp.csr_matrix((0, X.shape[1])),
-            np.diag(np.repeat([-1.0, 1.0], [lost.shape[0], gained.shape[0]])),
-        )
+    n = X.shape[1]
+    before, after = Rows.of(X, change.users), Rows.of(change.X, change.users)
+    lost, gained = before.chosen(before.lengths > 0), after.chosen(after.lengths > 0)
+    ranks = [len(rows.indptr) - 1 for rows in (lost, gained)]
+    if sum(ranks) <= 2 * len(change.items):
+        data, indices = np.concatenate([lost.data, gained.data]), np.concatenate([lost.indices, gained.indices])
+        both = Rows(data, indices, np.append(lost.indptr, lost.indptr[-1] + gained.indptr[1:]))
+        return both.matrix(n, np.float64), np.diag(np.repeat([-1.0, 1.0], ranks))
     t = len(change.items)
-    units = sp.csr_matrix((np.ones(t), (np.arange(t), change.items)), shape=(t, X.shape[1]))
+    units = sp.csr_matrix((np.ones(t), (np.arange(t), change.items)), shape=(t, n))
     signature: Float64 = np.kron(np.array([[0.0, 1.0], [1.0, 0.0]]), np.eye(t))
-    mixed = change.delta[:, change.items].T.astype(np.float64) @ ((before + after) * 0.5)
+    mixed = change.delta[:, change.items].T.astype(np.float64) @ (
+        (before.matrix(n, np.float64) + after.matrix(n, np.float64)) * 0.5
+    )
     return sp.vstack([units, mixed]).tocsr(), signature
 
 
@@ -307,8 +310,11 @@ def _corrected_matrix(fitted: FittedMapping, change: Change, tolerance: float) -
 
 def connects_again(B: CorrectedMatrix, change: Change) -> bool:
     """Whether a change is of somebody who has an item that was alone: its zeros must be written before."""
-    concerned = np.union1d(change.items, change.X[change.users].indices)
-    return bool(np.isin(B.alone, concerned).any())
+    if not len(B.alone):
+        return False
+    is_alone = np.zeros(B.shape[0], bool)
+    is_alone[B.alone] = True
+    return bool(is_alone[change.items].any() or is_alone[Rows.of(change.X, change.users).indices].any())
 
 
 def refuse_another(

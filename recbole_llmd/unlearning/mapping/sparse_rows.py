@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Numbers = NDArray[np.int64]
 
@@ -36,6 +36,15 @@ class Rows(NamedTuple):
     def lengths(self) -> NDArray[Any]:
         """How many entries each row has, [m]."""
         return np.diff(self.indptr)
+
+    @property
+    def numbers(self) -> Numbers:
+        """The row of every entry."""
+        return np.repeat(np.arange(len(self.indptr) - 1), self.lengths)
+
+    def matrix(self, n: int, dtype: DTypeLike) -> sp.csr_matrix:
+        """CSR [m, n] of a type; the indices of a row ascend."""
+        return canonical(self.data.astype(dtype), self.indices, self.indptr, (len(self.indptr) - 1, n))
 
     def kept(self, mask: NDArray[np.bool_]) -> Rows:
         """The entries where ``mask`` is true."""
@@ -97,7 +106,7 @@ def with_entries(S: Rows, n: int, rows: Numbers, columns: Numbers, values: NDArr
     ([1, 4, 5], [0, 1, 1], [0, 2, 3])
     """
     m = len(S.indptr) - 1
-    present, given = np.repeat(np.arange(m) * n, S.lengths) + S.indices, rows * n + columns
+    present, given = S.numbers * n + S.indices, rows * n + columns
     stays = np.ones(len(present) + 1, bool)
     at = np.searchsorted(present, given)
     stays[at[np.append(present, -1)[at] == given]] = False
