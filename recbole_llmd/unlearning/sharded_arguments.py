@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from recbole_llmd.errors import DataError, RequestError, SettingsError
 from recbole_llmd.unlearning.mapping.ease import TOLERANCE
@@ -44,6 +44,27 @@ def checked_model(
     return X, float(weight), known
 
 
+def checked_ids(kind: str, given: ArrayLike, count: int) -> NDArray[np.int64]:
+    """Internal ids [n] of users or items (``kind``), of which X has ``count``, the padding included.
+
+    Raises:
+        RequestError: if they are no list of whole numbers, or one is unknown.
+    """
+    try:
+        ids = np.atleast_1d(np.asarray(given))
+    except ValueError:  # lists of several lengths
+        ids = np.zeros((0, 0))
+    if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
+        raise RequestError(f"{kind}s = {str(given)[:80]}: expected internal ids, a list of whole numbers.")
+    wrong = ids[(ids < 1) | (ids >= count)]
+    if len(wrong):
+        raise RequestError(
+            f"{kind} = {wrong[0]}: X does not have it; expected an internal id from 1 to {count - 1} (0 is RecBole's "
+            "padding). New ones need a model of a larger X."
+        )
+    return ids.astype(np.int64)
+
+
 def checked_pairs(request: Request, X: sp.csr_matrix) -> tuple[Request, NDArray[np.bool_]]:
     """The request with each pair once, and which of its pairs apply.
 
@@ -67,5 +88,5 @@ def checked_k(k: object, n: int) -> None:
     Raises:
         RequestError: saying which fit.
     """
-    if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= k < n:
+    if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= int(k) < n:
         raise RequestError(f"k = {k!r}: must be a whole number from 1 to {n - 1}, the number of items.")

@@ -27,14 +27,13 @@ from recbole_llmd.errors import (
     RequestError,
     UnsolvedError,
 )
-from recbole_llmd.unlearning.identifiers import Identifiers
 from recbole_llmd.unlearning.mapping import ease
 from recbole_llmd.unlearning.mapping.components import separation
 from recbole_llmd.unlearning.mapping.correction import Change, Correction
 from recbole_llmd.unlearning.processes import Processes
 from recbole_llmd.unlearning.receipt import Receipt
 from recbole_llmd.unlearning.request import Request
-from recbole_llmd.unlearning.sharded_arguments import checked_k, checked_model, checked_pairs
+from recbole_llmd.unlearning.sharded_arguments import checked_ids, checked_k, checked_model, checked_pairs
 from recbole_llmd.unlearning.sharded_files import DESCRIPTION, describe_in, description_in, hash_of, refuse_model_in
 from recbole_llmd.unlearning.sharded_inverse import ShardedInverse
 
@@ -373,8 +372,7 @@ class ShardedEASE:
         return ease.TOLERANCE[str(self.dtype)]
 
     def _ids(self, kind: str, given: ArrayLike) -> NDArray[np.int64]:
-        known = Identifiers(kind, self.X.shape[kind == "item"], None, kind)
-        return known.to_internal(given, ids="internal")[0]
+        return checked_ids(kind, given, self.X.shape[kind == "item"])
 
     def _refuse_unfitted(self) -> None:
         if not self._ready:
