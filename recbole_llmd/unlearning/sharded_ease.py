@@ -64,7 +64,8 @@ class ShardedEASE:
         X: the interactions that are in the model.
 
     Raises:
-        DataError: if X is no matrix of finite numbers, has fewer items than there are processes, or is another's.
+        DataError: if X is no matrix of finite numbers, has fewer items than there are processes, or differs between
+            them.
         SettingsError: if an argument is of the wrong kind.
         OutputError: if ``folder`` has a model already.
 

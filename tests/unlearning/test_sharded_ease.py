@@ -250,8 +250,10 @@ def test_a_damaged_or_half_written_model_is_not_loaded(workdir, monkeypatch):
     model = ShardedEASE(X, 3.0, folder=workdir / "model")
     model.fit()
     rows = np.load(workdir / "model" / "rows-0-90.npy")
-    for what, content in (("damaged", rows * np.linspace(1, 1.1, 90, dtype=rows.dtype)), ("not its rows", rows[:80])):
-        (workdir / what).mkdir()
+    no_number = np.where(np.arange(90) == 50, np.nan, rows).astype(rows.dtype)
+    scaled = rows * np.linspace(1, 1.1, 90, dtype=rows.dtype)
+    for what, content in (("damaged", scaled), ("damaged", no_number), ("not its rows", rows[:80])):
+        (workdir / what).mkdir(exist_ok=True)
         np.save(workdir / what / "rows-0-90.npy", content)
         (workdir / what / "sharded-ease.json").write_bytes((workdir / "model" / "sharded-ease.json").read_bytes())
         with pytest.raises(CheckpointError, match=what):

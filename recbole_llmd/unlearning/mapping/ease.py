@@ -236,7 +236,7 @@ def backward_error(X: sp.csr_matrix, weight: float, answers: Matrix, probes: Mat
     image, size = np.hsplit(X.T @ (X @ both) + weight * both, 2)
     difference, size = np.abs(image - x), size + np.abs(x)
     size = np.maximum(size, FLOOR * size.max(axis=0))
-    return float(np.divide(difference, size, out=np.zeros_like(size), where=size > 0).max())
+    return float(np.divide(difference, size, out=np.zeros_like(size), where=size != 0).max())
 
 
 def refit(
