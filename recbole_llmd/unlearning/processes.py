@@ -88,5 +88,5 @@ class Processes:
         if error is not None:
             raise error
         if failed:
-            raise ModelError("another process could not do its part; its own error says why. Nothing was done here.")
+            raise ModelError("another process could not do its part; its own error says why.")
         return result  # type: ignore[return-value]  # there was no error
