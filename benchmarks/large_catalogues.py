@@ -39,17 +39,24 @@ SCORED = 256  # users
 REPEATS = 5
 
 
-def write_synthetic(folder: Path, users: int, items: int) -> Settings:
-    """Write an atomic file of so many users and items, each of which occurs; returns RecBole's settings."""
+def synthetic_pairs(users: int, items: int) -> Any:
+    """User and item of every interaction, [n, 2], numbered from 0; each item occurs."""
     import numpy as np
 
-    rng, name = np.random.default_rng(SEED), f"synthetic-{users}-{items}"
+    rng = np.random.default_rng(SEED)
     activity = rng.lognormal(0, 1, users)
     lengths = np.maximum(5, activity / activity.mean() * HISTORY).astype(int)
     popularity = 1 / np.arange(1, items + 1)
     owners = np.append(np.repeat(np.arange(users), lengths), rng.integers(0, users, items))
     drawn = np.append(rng.choice(items, lengths.sum(), p=popularity / popularity.sum()), np.arange(items))
-    pairs = np.unique(np.column_stack([owners, drawn]), axis=0)
+    return np.unique(np.column_stack([owners, drawn]), axis=0)
+
+
+def write_synthetic(folder: Path, users: int, items: int) -> Settings:
+    """Write an atomic file of so many users and items, each of which occurs; returns RecBole's settings."""
+    import numpy as np
+
+    name, pairs = f"synthetic-{users}-{items}", synthetic_pairs(users, items)
     (folder / name).mkdir()
     np.savetxt(folder / name / f"{name}.inter", pairs, "%d", "\t", header="user_id:token\titem_id:token", comments="")
     return {"dataset": name, "data_path": str(folder), "load_col": {"inter": ["user_id", "item_id"]}}

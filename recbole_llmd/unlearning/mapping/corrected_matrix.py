@@ -17,7 +17,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -32,6 +32,21 @@ _CLAIMING = threading.Lock()  # of the next rows of a store
 Matrix = NDArray[Any]
 Float64 = NDArray[np.float64]
 Numbers = NDArray[np.int64]
+
+
+class Inverse(Protocol):
+    """What EASE's algebra asks of P = (XᵀX + λI)⁻¹ [n, n], however it is held."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[n, n]."""
+
+    @property
+    def diagonal(self) -> Float64:
+        """Of P [n]."""
+
+    def inverse_rows(self, rows: sp.csr_matrix) -> Matrix:
+        """rows·P [m, n] of sparse ``rows`` [m, n]."""
 
 
 class ImplicitMatrix(ABC):
@@ -194,7 +209,7 @@ class CorrectedMatrix:
         if not (sp.issparse(rows) and rows.format == "csr" and rows.dtype == self.dtype):
             rows = sp.csr_matrix(rows, dtype=self.dtype)
         rows = self._connected(rows)
-        scores = _times(rows, self.base)
+        scores = times(rows, self.base)
         scores *= self._scale
         if self.rank:
             scores += (self._times_left(rows) @ self.right) * self._inverse_diagonal
@@ -249,7 +264,7 @@ class CorrectedMatrix:
 
     def _base_inverse_rows(self, rows: sp.csr_matrix) -> Matrix:
         """rows·P₀ [m, n]."""
-        product: Matrix = rows.toarray() - _times(rows, self.base)
+        product: Matrix = rows.toarray() - times(rows, self.base)
         product *= self.base_diagonal.astype(self.dtype)
         return product
 
@@ -292,7 +307,7 @@ def row_numbers(rows: sp.csr_matrix) -> Numbers:
     return np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
 
 
-def _times(rows: sp.csr_matrix, matrix: Any) -> Matrix:
+def times(rows: sp.csr_matrix, matrix: Any) -> Matrix:
     """rows·matrix [m, n] of sparse ``rows`` [m, n]."""
     # Many entries: the product of dense arrays is faster.
     few = isinstance(matrix, ImplicitMatrix) or rows.nnz < 0.05 * rows.shape[0] * rows.shape[1]

@@ -30,7 +30,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from recbole_llmd.errors import MappingMismatch, UnsolvedError
 from recbole_llmd.unlearning.mapping.components import separated_by
-from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
+from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix, Inverse
 from recbole_llmd.unlearning.mapping.correction import (
     Change,
     Correction,
@@ -120,9 +120,9 @@ def updated(
         return refit(change.X, fitted.params, B.dtype, tolerance, estimates, "the update was singular")
     apart, tree = separated_by(fitted.cache.get("tree"), fitted.X, change)
     if len(apart.items):
-        after[apart.alone] = 1 / (_squares(change.X, apart.alone) + weight)
+        after[apart.alone] = 1 / (squares(change.X, apart.alone) + weight)
     result = B.corrected(image, solved.astype(B.dtype), after, apart.alone)
-    probes = _profiles(change)
+    probes = profiles(change)
     error = backward_error(change.X, weight, result.inverse_rows(probes), probes.toarray())
     if not error <= tolerance:
         reason = f"backward error {error:.1e} of the update above {tolerance:.0e}"
@@ -205,7 +205,7 @@ def inverse_diagonal(X: sp.csr_matrix, B: Matrix, weight: float) -> Float64:
     return 1 / (counts + weight - product)
 
 
-def woodbury(B: CorrectedMatrix, factors: sp.csr_matrix, signature: Float64) -> tuple[Matrix, Float64, Float64]:
+def woodbury(B: Inverse, factors: sp.csr_matrix, signature: Float64) -> tuple[Matrix, Float64, Float64]:
     """Wᵀ = Uᵀ·P [rank, n_items] in B's dtype; K⁻¹·Wᵀ and the diagonal of P' [n_items] in float64 (NaN if singular)."""
     image = B.inverse_rows(factors)
     capacitance = signature + factors @ image.T.astype(np.float64)
@@ -239,7 +239,7 @@ def backward_error(X: sp.csr_matrix, weight: float, answers: Matrix, probes: Mat
     image, size = np.hsplit(X.T @ (X @ both) + weight * both, 2)
     difference, size = np.abs(image - x), size + np.abs(x)
     size = np.maximum(size, FLOOR * size.max(axis=0))
-    return float(np.divide(difference, size, out=np.zeros_like(size), where=size > 0).max())
+    return float(np.divide(difference, size, out=np.zeros_like(size), where=size != 0).max())
 
 
 def refit(
@@ -280,17 +280,29 @@ def checked_refit(
         UnsolvedError: if the backward error is above ``USELESS``.
     """
     error = _error_of(whole, X, params["reg_weight"])
+    notes = notes_of_fit(error, whole.dtype, params["reg_weight"], tolerance, reason)
+    return Correction(whole.base, "refit", estimates, error, tolerance, {"diagonal": whole.diagonal}, notes)
+
+
+def notes_of_fit(
+    error: float, dtype: DTypeLike, weight: float, tolerance: float, reason: str | None
+) -> tuple[str, ...]:
+    """What the user should know of a fit with the backward ``error``; ``reason`` says why it was made.
+
+    Raises:
+        UnsolvedError: if the error is above ``USELESS``.
+    """
     if not error <= USELESS:
         raise UnsolvedError(
-            f"backward error {error:.1e} of a fit in {whole.dtype}: a larger reg_weight or float64 is needed."
+            f"backward error {error:.1e} of a fit in {dtype}: a larger reg_weight or float64 is needed."
         )
     notes = [f"fitted anew: {reason}"] if reason else []
     if error > tolerance:
         notes.append(
-            f"the data are badly conditioned at reg_weight = {params['reg_weight']}: a fit in {whole.dtype} has the "
+            f"the data are badly conditioned at reg_weight = {weight}: a fit in {dtype} has the "
             f"backward error {error:.1e}; a larger one or float64 is more exact"
         )
-    return Correction(whole.base, "refit", estimates, error, tolerance, {"diagonal": whole.diagonal}, tuple(notes))
+    return tuple(notes)
 
 
 def _corrected_matrix(fitted: FittedMapping, change: Change, tolerance: float) -> CorrectedMatrix:
@@ -341,20 +353,20 @@ def error_of(B: Matrix, X: sp.csr_matrix, params: Mapping[str, Any], profiles: s
     return worst_error(CorrectedMatrix.of(B, inverse_diagonal(X, B, weight)), X, weight, profiles)
 
 
-def worst_error(B: CorrectedMatrix, X: sp.csr_matrix, weight: float, profiles: sp.csr_matrix) -> float:
+def worst_error(B: Inverse, X: sp.csr_matrix, weight: float, profiles: sp.csr_matrix) -> float:
     """:func:`error_of` of a B whose diagonal of P is known."""
     blocks = [profiles[first : first + 256] for first in range(0, profiles.shape[0], 256)]
     of_blocks = [backward_error(X, weight, B.inverse_rows(block), block.toarray()) for block in blocks]
     return max([_error_of(B, X, weight), *of_blocks])
 
 
-def _error_of(B: CorrectedMatrix, X: sp.csr_matrix, weight: float) -> float:
+def _error_of(B: Inverse, X: sp.csr_matrix, weight: float) -> float:
     """The backward error of B for X, by fixed normal vectors: of a size everywhere, cancelling nowhere."""
     probes = np.random.default_rng(0).standard_normal((PROBES, B.shape[0]))
     return backward_error(X, weight, B.inverse_rows(sp.csr_matrix(probes)), probes)
 
 
-def _profiles(change: Change) -> sp.csr_matrix:
+def profiles(change: Change) -> sp.csr_matrix:
     """What was forgotten or learned, as probes: the first users' rows, and a mixture of all."""
     pairs = abs(change.delta)
     if pairs.shape[0] <= PROFILES:
@@ -363,7 +375,7 @@ def _profiles(change: Change) -> sp.csr_matrix:
     return sp.vstack([pairs[: PROFILES - 1], sp.csr_matrix(mixture @ pairs)], format="csr")
 
 
-def _squares(X: sp.csr_matrix, items: NDArray[np.int64]) -> Float64:
+def squares(X: sp.csr_matrix, items: NDArray[np.int64]) -> Float64:
     """(XᵀX)_jj of ``items``."""
     columns = X[:, items].astype(np.float64)
     return np.asarray(columns.power(2).sum(axis=0), np.float64).ravel()

@@ -153,6 +153,14 @@ def test_ease_refuses_a_matrix_of_other_interactions():
         corrected(ease, EASE, interactions(0), interactions(1), B=ease_by_inverse(interactions(0), 4.0))
 
 
+def test_an_answer_that_is_no_number_is_no_solution():
+    X, probes = sp.csr_matrix(interactions(0)), np.eye(13)
+    answers = np.linalg.inv((X.T @ X).toarray() + 3.0 * np.eye(13))
+    assert ease.backward_error(X, 3.0, answers, probes) < 1e-14
+    answers[5, 7] = np.nan
+    assert np.isnan(ease.backward_error(X, 3.0, answers, probes))
+
+
 # --- what is forgotten cannot be ranked back --------------------------------------------------------------------------
 
 

@@ -1,0 +1,1 @@
+"""One EASE in several processes: each holds some columns of its matrix."""
