@@ -55,7 +55,9 @@ def regress(X: sp.csr_matrix, transposed: sp.csr_matrix, items: Numbers, on: Row
         system = np.repeat(np.arange(len(batch)), lengths)
         slot = np.arange(len(system)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         places = np.repeat(on.indptr[batch], lengths) + slot
-        table = np.full((len(batch), int(widths[batch[-1]]) + 1), X.shape[1])  # the members, n_items where there is none
+        table = np.full(
+            (len(batch), int(widths[batch[-1]]) + 1), X.shape[1]
+        )  # the members, n_items where there is none
         table[system, slot], table[:, -1] = on.indices[places], items[batch]
         solved = _solved(_grams(X, transposed, table), lengths, widths[batch], weight)
         coefficients[places] = solved[system, slot]

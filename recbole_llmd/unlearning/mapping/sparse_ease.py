@@ -7,9 +7,9 @@ them (:mod:`~recbole_llmd.unlearning.mapping.neighbours`: in float32, ties by id
 n_items - 1. λ is ``reg_weight``.
 
 With all others in S_j, b_j is the column of EASE (Steck, WWW 2019, arXiv 1905.03375), which is the ridge regression of
-an item on all others. To regress an item on its neighbours alone is what fsSLIM does (Ning and Karypis, ICDM 2011), with
-another penalty and without negative weights. Steck's own sparse approximation ("Markov Random Fields for Collaborative
-Filtering", NeurIPS 2019, arXiv 1910.09645) shares inverted blocks among items, and is another.
+an item on all others. To regress an item on its neighbours alone is what fsSLIM does (Ning and Karypis, ICDM 2011),
+with an l1 penalty too and without negative weights. Related, and another model: the sparse approximation of "Markov
+Random Fields for Collaborative Filtering" (Steck, NeurIPS 2019, arXiv 1910.09645).
 
 A correction merges the neighbours as ItemKNN does and solves the columns again whose neighbours, or whose part of G,
 changed: those that have a changed item in S_j ∪ {j}, before or after. The bits are those of a fit.
@@ -43,7 +43,10 @@ MATRIX = "item_similarity"
 TOLERANCE = {"float32": 0.0, "float64": 0.0}
 REQUIRED: dict[str, Any] = {}
 
-ROUNDING = {"float32": 1e-6, "float64": 1e-9}  # of the largest entry: what another machine's factorisation may differ by
+ROUNDING = {
+    "float32": 1e-6,
+    "float64": 1e-9,
+}  # of the largest entry: what another machine's factorisation may differ by
 NEARLY_ALL = 0.9  # of the columns
 
 

@@ -137,7 +137,9 @@ def test_where_nearly_all_columns_are_touched_it_is_fitted_anew():
     assert same_bits(result.B, sparse_ease.fit(sp.csr_matrix(after), PARAMS, np.float64))
 
 
-@pytest.mark.parametrize("name, value", [("ENTRIES", 1), ("ENTRIES", 700), ("OPERATIONS", 1), ("TOGETHER", 1), ("TOGETHER", 700)])
+@pytest.mark.parametrize(
+    "name, value", [("ENTRIES", 1), ("ENTRIES", 700), ("OPERATIONS", 1), ("TOGETHER", 1), ("TOGETHER", 700)]
+)
 def test_bits_do_not_depend_on_what_is_solved_together(monkeypatch, name, value):
     X = sp.csr_matrix(interactions(5, users=200, items=60, highest=2) * 0.3)  # whose sums are rounded
     params = {"k": 25, "reg_weight": 0.7}
