@@ -55,9 +55,7 @@ def regress(X: sp.csr_matrix, transposed: sp.csr_matrix, items: Numbers, on: Row
         system = np.repeat(np.arange(len(batch)), lengths)
         slot = np.arange(len(system)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         places = np.repeat(on.indptr[batch], lengths) + slot
-        table = np.full(
-            (len(batch), int(widths[batch[-1]]) + 1), X.shape[1]
-        )  # the members, n_items where there is none
+        table = np.full((len(batch), int(widths[batch[-1]]) + 1), X.shape[1])  # n_items where there is no member
         table[system, slot], table[:, -1] = on.indices[places], items[batch]
         solved = _solved(_grams(X, transposed, table), lengths, widths[batch], weight)
         coefficients[places] = solved[system, slot]
@@ -120,7 +118,7 @@ def _solved(grams: Floats, sizes: Numbers, widths: Numbers, weight: float) -> Fl
 
 def _backward(factors: Floats) -> Floats:
     """The solutions x [m, w] of L_Sᵀ·x = y, of the factors L [m, w + 1, w + 1]: y is the last row, L_S the rest."""
-    x = factors[:, -1, :-1].copy()
+    x: Floats = factors[:, -1, :-1].copy()
     for i in range(x.shape[1] - 1, -1, -1):
         x[:, i] /= factors[:, i, i]
         x[:, :i] -= factors[:, i, :i] * x[:, i, None]

@@ -43,10 +43,7 @@ MATRIX = "item_similarity"
 TOLERANCE = {"float32": 0.0, "float64": 0.0}
 REQUIRED: dict[str, Any] = {}
 
-ROUNDING = {
-    "float32": 1e-6,
-    "float64": 1e-9,
-}  # of the largest entry: what another machine's factorisation may differ by
+ROUNDING = {"float32": 1e-6, "float64": 1e-9}  # of the largest entry: how far another machine's fit may be
 NEARLY_ALL = 0.9  # of the columns
 
 
