@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from recbole_llmd.unlearning.mapping.sparse_rows import Numbers, Rows
 from recbole_llmd.unlearning.mapping.threads import in_parallel
 
-ENTRIES = 1 << 26  # of the systems that are held at a time: 512 MiB
+ENTRIES = 1 << 27  # of the systems that are held at a time: 1 GiB; each time, rows of G are computed anew
 OPERATIONS = 1 << 22  # of the rows of G that are held at a time
 TOGETHER = 1 << 19  # entries of the systems that a thread factorises at a time
-STEP = 16  # sizes of systems are multiples of it, so that there are few
+STEP = 10  # sizes of systems are multiples of it, so that there are few
 
 Floats = NDArray[np.float64]
 
