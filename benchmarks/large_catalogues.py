@@ -1,23 +1,25 @@
-"""EASE for more items than users (DualEASE): seconds and memory by number of items.
+"""EASE for more items than users (DualEASE), and for many of both (SparseEASE): seconds and memory by number of items.
 
     python benchmarks/large_catalogues.py --items=10000,30000,100000 --users=10000 --sequence=80 \
         --out=benchmarks/records/unlearning/large-catalogues.json
+    python benchmarks/large_catalogues.py --model=SparseEASE --items=100000 --users=100000 --sequence=0 --out=...
 
 Synthetic data: so many users, log-normal activity with a mean of 20 interactions, items drawn by Zipf's law, each at
 least once. Each number of items is measured in a process of its own: the fit, the first request on the model, and the
 first one on its checkpoint (reading included), ``--sequence`` requests of one user each, in which corrections are
 written into the dual where they are, users learned again, and scores of RecBole's full_sort_predict, of one user and of
 256, while corrections wait and after they are written. Everything is as by default: hashes are on, and count. The peak
-is the most memory that the process held, with Python, PyTorch and the data.
+is the most memory that the process held, with Python, PyTorch and the data. ``--sequence=0`` measures the fit alone.
 
 At ``--exact`` items (10,000), the scores of 256 users after all requests are compared with those of a dense fit in
-float64 on what is left, by the module of EASE, which shares no array with the dual. Any other argument is one of
-RecBole's Config.
+float64 on what is left, by the module of EASE, which shares no array with the dual; of SparseEASE, what is left must be
+its own fit to the bit. Any other argument is one of RecBole's Config.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import sys
 import tempfile
@@ -77,11 +79,13 @@ def cold(engine: Unlearner, user: int) -> Figures:
 
 def sequence(engine: Unlearner, users: Any) -> Figures:
     """Users forgotten one by one, corrections written where they are."""
-    receipts, seconds, figures = one_by_one(engine, users)
+    (receipts, seconds, figures), _, processor = timed(lambda: one_by_one(engine, users))
     return {
         **figures,
         "mean s": seconds / len(receipts),
-        "methods": sorted({receipt.method for receipt in receipts}),
+        "processor, mean s": processor / len(receipts),
+        "methods": sorted({re.sub(r"\d+ of", "some of", receipt.method) for receipt in receipts}),
+        "columns solved": [int(number) for receipt in receipts for number in re.findall(r"(\d+) of", receipt.method)],
         "backward error, largest": max(receipt.residual or 0.0 for receipt in receipts),
         "backward error allowed": receipts[0].tolerance,
     }
@@ -100,7 +104,7 @@ def scoring(engine: Unlearner) -> Figures:
     def seconds() -> Figures:
         return {f"{count} users": of(count) for count in (1, SCORED)}
 
-    figures: Figures = {"rank pending": engine.snapshot().item_similarity.rank, "pending s": seconds()}
+    figures: Figures = {"rank pending": getattr(engine.snapshot().item_similarity, "rank", 0), "pending s": seconds()}
     _, figures["writing s"], _ = timed(engine.fold)
     return {**figures, "written s": seconds()}
 
@@ -111,6 +115,10 @@ def distance(engine: Unlearner) -> Figures:
 
     from recbole_llmd.unlearning.mapping import ease
 
+    if engine.name == "SparseEASE":
+        left = engine.fingerprint()
+        engine.refit()
+        return {"a fit of what is left has the same bits": engine.fingerprint() == left}
     X = engine.X
     users = np.flatnonzero(np.diff(X.indptr))[:SCORED]
     B, seconds, _ = timed(lambda: ease.fit(X, engine.params, np.float64))
@@ -123,26 +131,27 @@ def distance(engine: Unlearner) -> Figures:
     }
 
 
-def point(items: int, users: int, requests: int, exact: bool, settings: Settings) -> Figures:
+def point(name: str, items: int, users: int, requests: int, exact: bool, settings: Settings) -> Figures:
     """Everything at one number of items."""
     import numpy as np
+    import scipy.sparse as sp
 
     peaks: Figures = {}
 
-    def step(name: str, call: Callable[[], Any]) -> Any:
+    def step(what: str, call: Callable[[], Any]) -> Any:
         result = call()
-        peaks[name] = peak_gib()
+        peaks[what] = peak_gib()
         return result
 
     with tempfile.TemporaryDirectory() as folder:
-        config, (train, _, _) = build({**write_synthetic(Path(folder), users, items), **settings}, "DualEASE")
+        config, (train, _, _) = build({**write_synthetic(Path(folder), users, items), **settings}, name)
         from recbole.utils import get_model
 
         from recbole_llmd.unlearning import Unlearner
 
         peaks["data"] = peak_gib()
         dataset = train.dataset
-        model, fit, processor = step("fit", lambda: timed(lambda: get_model("DualEASE")(config, dataset)))
+        model, fit, processor = step("fit", lambda: timed(lambda: get_model(name)(config, dataset)))
         engine = Unlearner(model, dataset, keep_pairs=True)
         row: Figures = {
             "users": dataset.user_num - 1,
@@ -153,10 +162,16 @@ def point(items: int, users: int, requests: int, exact: bool, settings: Settings
             "fit, processor s": processor,
             "GiB of a dense float32 B": 4 * dataset.item_num**2 / 2**30,
         }
+        if sp.issparse(model.item_similarity):
+            row["entries of B"] = int(model.item_similarity.nnz)
+        if not requests:
+            row["scoring"] = scoring(engine)
+            return {**row, "peak GiB": {**peaks, "all": max(peaks.values())}}
         rng = np.random.default_rng(SEED)
         chosen = rng.permutation(np.arange(SCORED + 1, dataset.user_num))[: requests + REPEATS + 2]
         row["cold"] = step("cold", lambda: cold(engine, int(chosen[0])))
-        row["first request s"] = whole(step("first request", lambda: engine.forget_users(chosen[1], ids="internal")))
+        first = step("first request", lambda: timed(lambda: engine.forget_users(chosen[1], ids="internal")))
+        row["first request s"], row["first request, processor s"] = whole(first[0]), first[2]
         row["sequence"] = step("sequence", lambda: sequence(engine, chosen[2 : 2 + requests].tolist()))
         gone = [engine.forget_users([user], ids="internal") for user in chosen[2 + requests :].tolist()]
         learned = [engine.learn(*receipt.pairs, ids="internal") for receipt in gone if receipt.pairs]
@@ -176,10 +191,11 @@ def main() -> None:
     out = Path(settings.pop("out")).resolve()
     counts, users = [int(n) for n in settings.pop("items").split(",")], int(settings.pop("users"))
     requests, exact = int(settings.pop("sequence", 80)), int(settings.pop("exact", 10000))
+    name = settings.pop("model", "DualEASE")
     rows = []
     for items in counts:
-        task = {"items": items, "users": users, "requests": requests, "exact": items == exact, "settings": settings}
-        rows.append(in_own_process(__file__, task))
+        task = {"name": name, "items": items, "users": users, "requests": requests, "exact": items == exact}
+        rows.append(in_own_process(__file__, {**task, "settings": settings}))
         print(json.dumps(rows[-1]), flush=True)
     import recbole_llmd  # noqa: F401  (before RecBole, which it mends)
 

@@ -233,7 +233,7 @@ def mapping_names() -> tuple[str, ...]:
     """The names of the models that can be corrected.
 
     >>> mapping_names()
-    ('EASE', 'ItemKNN', 'SLIMElastic', 'ADMMSLIM', 'AsymKNN', 'DualEASE')
+    ('EASE', 'ItemKNN', 'SLIMElastic', 'ADMMSLIM', 'AsymKNN', 'DualEASE', 'SparseEASE')
     """
     return tuple(_MAPPINGS)
 
@@ -400,4 +400,10 @@ register_mapping(
     "recbole_llmd.unlearning.mapping.dual_ease",
     model="recbole_llmd.model.dual_ease:DualEASE",
     defaults_file="DualEASE.yaml",
+)
+register_mapping(
+    "SparseEASE",
+    "recbole_llmd.unlearning.mapping.sparse_ease",
+    model="recbole_llmd.model.sparse_ease:SparseEASE",
+    defaults_file="SparseEASE.yaml",
 )

@@ -28,7 +28,7 @@ def assert_equal_but_for_what_recbole_leaves_open(name, model, reference):
         assert (expected != B).any(axis=0).mean() < 0.5
     else:
         # float32; RecBole stops SLIMElastic at a gap of 1e-4, ADMMSLIM (here) after 400 iterations
-        allowed = {"EASE": 1e-5, "SLIMElastic": 2e-3, "ADMMSLIM": 2e-3, "DualEASE": 1e-5}[name]
+        allowed = {"EASE": 1e-5, "SLIMElastic": 2e-3, "ADMMSLIM": 2e-3, "DualEASE": 1e-5, "SparseEASE": 0.0}[name]
         assert np.linalg.norm(B - expected) <= allowed * np.linalg.norm(expected)
 
 
@@ -88,6 +88,8 @@ def test_users_who_left_are_as_if_they_had_never_been_in_the_data_file(build, wo
     first_of_each = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "mode": "full", "group_by": "user"}
     leaving = [f"u{n}" for n in range(1, 31)]
     head, *lines = (REPO / "dataset" / "tiny" / "tiny.inter").read_text().splitlines()
+    if name == "SparseEASE":
+        more = {"k": 1000}  # no tie at the k-th place, which the numbers of the items would decide
     models = []
     for folder, kept in (("all", lines), ("fewer", [line for line in lines if line.split("\t")[0] not in leaving])):
         (workdir / folder / "tiny").mkdir(parents=True)
@@ -109,7 +111,7 @@ def test_users_who_left_are_as_if_they_had_never_been_in_the_data_file(build, wo
         assert np.allclose(np.sort(B, axis=along), np.sort(expected, axis=along))
     else:
         assert np.linalg.norm(B - expected) <= {"EASE": 1e-5}.get(name, 2e-3) * np.linalg.norm(expected)
-    if more:
+    if name == "ADMMSLIM" and more:
         assert np.allclose(model.item_means[numbers], reference.item_means, atol=1e-6)
 
 

@@ -262,6 +262,7 @@ def test_a_failed_correction_leaves_the_model_as_it_was(trained, name, monkeypat
         "ADMMSLIM": "slim_columns.descend",
         "AsymKNN": "neighbours.with_parts",
         "DualEASE": "ease.backward_error",
+        "SparseEASE": "sparse_ease.regress",
     }[engine.name]
     with monkeypatch.context() as patch:
         patch.setattr(f"recbole_llmd.unlearning.mapping.{target}", fail)

@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 
 from recbole_llmd.errors import MappingMismatch
-from recbole_llmd.unlearning.mapping import admm, dual_ease, ease, itemknn, slim
+from recbole_llmd.unlearning.mapping import admm, dual_ease, ease, itemknn, slim, sparse_ease
 from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
 from recbole_llmd.unlearning.mapping.correction import FittedMapping
 from tests.helpers.mapping_cases import ADMM, EASE, KNN, SLIM, change_between, interactions
@@ -18,6 +18,7 @@ CASES = [
     (dual_ease, EASE, "float32"),
     (dual_ease, EASE, "float64"),
     (dual_ease, {"reg_weight": 500.0}, "float32"),
+    *((sparse_ease, {"k": k, **EASE}, dtype) for k in (8, 49) for dtype in ("float32", "float64")),
     (itemknn, {**KNN, "k": 8}, "float32"),
     (slim, {**SLIM, "positive_only": False}, "float32"),
     (slim, {**SLIM, "positive_only": False}, "float64"),
