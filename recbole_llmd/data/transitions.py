@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from recbole.data.dataset import SequentialDataset
 
 SAMPLES_AT_ONCE = 50_000
+PARTS = 2.0**32  # of 1, of which the weights of transitions are whole numbers
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,15 @@ class Samples:
     def __getitem__(self, chosen: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Samples:
         return Samples(self.items[chosen], self.lengths[chosen], self.targets[chosen], self.users[chosen])
 
+    def popularity(self, n_items: int) -> NDArray[np.float64]:
+        """How often each item was chosen, ``[n_items]``, first items of users included: as RecBole counts."""
+        chosen = np.concatenate([self.targets, self.items[self.lengths == 1, 0]])
+        return np.bincount(chosen, minlength=n_items).astype(np.float64)
+
 
 def item_popularity(dataset: SequentialDataset) -> NDArray[np.float64]:
     """How often each item was chosen, first items of users included, ``[n_items]``."""
-    return np.asarray(dataset.inter_matrix(form="csr").sum(axis=0), np.float64).ravel()
+    return Samples.of(dataset).popularity(dataset.item_num)
 
 
 def drawn_numbers(n: int, most: int, seed: int) -> NDArray[np.int64]:
@@ -64,7 +70,9 @@ def drawn_numbers(n: int, most: int, seed: int) -> NDArray[np.int64]:
 def transition_counts(samples: Samples, weight: Callable[[int], float], n_items: int) -> sp.csr_matrix:
     """How often one item came before another, CSR ``[n_items, n_items]``, from RecBole's training samples.
 
-    Every pair of a sequence stands once among the samples: one item in the history, the other as the target.
+    Every pair of a sequence stands once among the samples: one item in the history, the other as the target. Weights
+    are rounded to 2⁻³², so that sums up to 2²¹ are exact in whatever order: the counts of some samples, subtracted from
+    those of all, leave the counts of the rest, to the last bit.
 
     Args:
         samples: the training samples.
@@ -81,8 +89,9 @@ def transition_counts(samples: Samples, weight: Callable[[int], float], n_items:
     for distance in range(1, int(lengths.max(initial=0)) + 1):
         reaching = lengths >= distance
         before = items[reaching, lengths[reaching] - distance]
-        weights = np.full(len(before), weight(distance))
+        weights = np.full(len(before), np.rint(weight(distance) * PARTS) / PARTS)
         counts = counts + sp.csr_matrix((weights, (before, samples.targets[reaching])), shape=counts.shape)
+    counts.eliminate_zeros()
     return counts.tocsr()
 
 

@@ -47,17 +47,22 @@ ROWS_AT_ONCE = 1024  # of a matrix of items by items
 LINEAR_UP_TO = 20_000  # items: the linear model is a dense matrix of them
 
 
+def decayed_transitions(samples: Samples, n_items: int) -> sp.csr_matrix:
+    """The transition counts :math:`c` that the evidence is made of, CSR ``[n_items, n_items]``."""
+    return transition_counts(samples, lambda distance: DECAY ** (distance - 1), n_items)
+
+
 class Evidence:
     """The evidence of a set of training samples.
 
     Args:
-        samples: the training samples; every pair of items of a sequence is once (item of the history, target).
+        counts: their :func:`decayed_transitions`.
         popularity: how often each item was chosen, ``[n_items]``.
         texts: TF-IDF vectors of the items, CSR ``[n_items, n_words]``, or None.
-        linear: whether a linear transition model is among it, up to :data:`LINEAR_UP_TO` items.
+        linear: their linear transition model, ``[n_items, n_items]``, or None.
 
     >>> samples = Samples(np.array([[1, 0], [1, 2]]), np.array([1, 2]), np.array([2, 3]), np.array([1, 1]))
-    >>> evidence = Evidence(samples, popularity=np.array([0, 1, 1, 1]), texts=None)
+    >>> evidence = Evidence.of(samples, popularity=np.array([0, 1, 1, 1]), texts=None)
     >>> both_ways, following, linear, text, popularity = evidence.features(np.array([[2]]), np.array([1]))
     >>> [round(value, 3) for value in following[0].tolist()]  # after 2 came 3, divided by popularities
     [0.0, 0.0, 0.0, 0.595]
@@ -65,21 +70,37 @@ class Evidence:
 
     def __init__(
         self,
-        samples: Samples,
+        counts: sp.csr_matrix,
         popularity: NDArray[np.floating] | NDArray[np.int64],
         texts: sp.csr_matrix | None,
-        linear: bool = True,
+        linear: NDArray[np.float32] | None,
     ) -> None:
-        self.n_items, self.texts = len(popularity), texts
-        counts = transition_counts(samples, lambda distance: DECAY ** (distance - 1), self.n_items)
+        self.n_items, self.texts, self.linear = len(popularity), texts, linear
         before = sp.diags((1.0 + popularity) ** -NORMALISATION)
         after = sp.diags((1.0 + popularity) ** (-NORMALISATION / 2))
         self.both_ways = (before @ (counts + BACKWARD * counts.T) @ after).tocsr().astype(np.float32)
         self.next = (before @ counts @ after).tocsr().astype(np.float32)
-        dense = linear and self.n_items <= LINEAR_UP_TO
-        self.linear = linear_transitions(samples, DECAY, RIDGE, self.n_items) if dense else None
         logs = np.log1p(popularity, dtype=np.float32)
         self.popularity = torch.from_numpy(logs / max(logs.max(), 1e-9))
+
+    @classmethod
+    def of(
+        cls,
+        samples: Samples,
+        popularity: NDArray[np.floating] | NDArray[np.int64],
+        texts: sp.csr_matrix | None,
+        linear: bool = True,
+    ) -> Evidence:
+        """That of training samples, in which every pair of a sequence is once (item of the history, target).
+
+        Args:
+            samples, popularity, texts: as above.
+            linear: whether a linear transition model is among it, up to :data:`LINEAR_UP_TO` items.
+        """
+        n_items = len(popularity)
+        dense = linear and n_items <= LINEAR_UP_TO
+        model = linear_transitions(samples, DECAY, RIDGE, n_items) if dense else None
+        return cls(decayed_transitions(samples, n_items), popularity, texts, model)
 
     def features(self, items: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[Tensor, ...]:
         """Each of the :data:`KINDS` of evidence after histories ``[n, length]``, ``[n, n_items]``, before weighting."""
@@ -144,7 +165,7 @@ class PooledEvidence:
             :data:`LINEAR_UP_TO` items; without the evidence of what comes next, which decays faster.
 
     >>> samples = Samples(np.array([[1, 0], [1, 2]]), np.array([1, 2]), np.array([2, 3]), np.array([1, 1]))
-    >>> evidence = Evidence(samples, popularity=np.array([0, 1, 1, 1]), texts=None)
+    >>> evidence = Evidence.of(samples, popularity=np.array([0, 1, 1, 1]), texts=None)
     >>> weights = Weights((1.0, 1.0, 1.0, 0.0, 0.1), floor=0.1, sharpness=2.0)
     >>> PooledEvidence(evidence, weights).scores(np.array([[1, 2]]), np.array([2])).argmax().item()
     3
@@ -197,7 +218,7 @@ def some_of(samples: Samples, most: int, seed: int) -> Samples:
 
 
 def fit_weights(evidence: Evidence, samples: Samples, log_probabilities: Tensor | None = None) -> Weights:
-    """The likeliest weights after ``samples`` that the evidence was not made of.
+    """The likeliest weights after ``samples`` that the evidence was not made of; :data:`USUAL` where there are none.
 
     Args:
         evidence: of the training samples.
@@ -205,6 +226,8 @@ def fit_weights(evidence: Evidence, samples: Samples, log_probabilities: Tensor 
         log_probabilities: those of a model for the same samples, ``[n_samples, n_items]``, to be pooled with the
             evidence; or None.
     """
+    if not len(samples):
+        return USUAL
     features, targets = evidence.features(samples.items, samples.lengths), torch.from_numpy(samples.targets)
     usual = [*np.log(USUAL.kinds), math.log(USUAL.floor), USUAL.sharpness, USUAL.model]
     centre = torch.tensor(usual if log_probabilities is not None else usual[:7], dtype=torch.float32)
