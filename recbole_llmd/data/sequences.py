@@ -51,9 +51,10 @@ class TrainingSequences:
         counts = np.bincount(users, minlength=n_users)
         counts[users[begins]] += 1
         sequences = cls(items, np.concatenate([[0], counts.cumsum()]), samples.items.shape[1])
+        targets = sequences._targets()
         for first in range(0, len(samples), SAMPLES_AT_ONCE):
             part = slice(first, first + SAMPLES_AT_ONCE)
-            given, made = samples[order[part]], sequences._samples_at(sequences._targets()[part])
+            given, made = samples[order[part]], sequences._samples_at(targets[part])
             same = np.array_equal(given.lengths, made.lengths) and np.array_equal(given.items, made.items)
             if not same:
                 return None

@@ -22,8 +22,12 @@ def fingerprint(X: sp.spmatrix, B: MappingMatrix) -> str:
 
     The bytes are hashed in blocks of 4 MiB, and then the blocks' hashes.
     """
+    return hash_of([X, B.folded() if isinstance(B, CorrectedMatrix) else B])
+
+
+def hash_of(matrices: Iterable[Any]) -> str:
+    """SHA-256 over shape, type and bytes of matrices, as :func:`fingerprint` takes them."""
     digest = hashlib.sha256()
-    matrices: list[Any] = [X, B.folded() if isinstance(B, CorrectedMatrix) else B]
     for matrix in matrices:
         if sp.issparse(matrix):
             matrix = matrix.tocsr()
