@@ -31,7 +31,9 @@ from torch.nn.functional import cross_entropy
 from recbole_llmd.data.transitions import (
     Samples,
     drawn_numbers,
-    linear_transitions,
+    following,
+    history_products,
+    linear_model,
     transition_counts,
     weighted_histories,
 )
@@ -47,19 +49,58 @@ ROWS_AT_ONCE = 1024  # of a matrix of items by items
 LINEAR_UP_TO = 20_000  # items: the linear model is a dense matrix of them
 
 
-def decayed_transitions(samples: Samples, n_items: int) -> sp.csr_matrix:
-    """The transition counts :math:`c` that the evidence is made of, CSR ``[n_items, n_items]``."""
-    return transition_counts(samples, lambda distance: DECAY ** (distance - 1), n_items)
+@dataclass(frozen=True, eq=False)
+class Counts:
+    r"""What is counted of training samples: exact sums, from which those of some samples can be taken off.
+
+    Attributes:
+        transitions: the transition counts :math:`c`, CSR ``[n_items, n_items]``.
+        products, following: :math:`P^\top P` and :math:`P^\top F` of the linear model, CSR ``[n_items, n_items]``;
+            None without it.
+
+    >>> samples = Samples(np.array([[1, 0], [1, 2]]), np.array([1, 2]), np.array([2, 3]), np.array([1, 1]))
+    >>> left = Counts.of(samples, 4, linear=True).exchanged(samples[:1], samples[:0])
+    >>> left.transitions.nnz, left.products.nnz, left.following.nnz
+    (2, 4, 2)
+    """
+
+    transitions: sp.csr_matrix
+    products: sp.csr_matrix | None
+    following: sp.csr_matrix | None
+
+    @classmethod
+    def of(cls, samples: Samples, n_items: int, linear: bool) -> Counts:
+        """Those of training samples, in which every pair of a sequence is once (item of the history, target).
+
+        Args:
+            samples: the training samples.
+            n_items: the number of items, with the padding.
+            linear: whether a linear transition model is among the evidence, up to :data:`LINEAR_UP_TO` items.
+        """
+        transitions = transition_counts(samples, lambda distance: DECAY ** (distance - 1), n_items)
+        if not linear or n_items > LINEAR_UP_TO:
+            return cls(transitions, None, None)
+        return cls(transitions, history_products(samples, DECAY, n_items), following(samples, DECAY, n_items))
+
+    def exchanged(self, old: Samples, new: Samples) -> Counts:
+        """Those of the samples with ``new`` ones in place of some that they had, ``old``."""
+        mine, n_items = vars(self), self.transitions.shape[0]
+        less, more = (vars(Counts.of(samples, n_items, self.products is not None)) for samples in (old, new))
+        return Counts(**{key: None if mine[key] is None else _left(mine[key] - less[key] + more[key]) for key in mine})
+
+
+def _left(counts: sp.csr_matrix) -> sp.csr_matrix:
+    counts.eliminate_zeros()
+    return counts
 
 
 class Evidence:
     """The evidence of a set of training samples.
 
     Args:
-        counts: their :func:`decayed_transitions`.
+        counts: what is counted of them.
         popularity: how often each item was chosen, ``[n_items]``.
         texts: TF-IDF vectors of the items, CSR ``[n_items, n_words]``, or None.
-        linear: their linear transition model, ``[n_items, n_items]``, or None.
 
     >>> samples = Samples(np.array([[1, 0], [1, 2]]), np.array([1, 2]), np.array([2, 3]), np.array([1, 1]))
     >>> evidence = Evidence.of(samples, popularity=np.array([0, 1, 1, 1]), texts=None)
@@ -70,16 +111,17 @@ class Evidence:
 
     def __init__(
         self,
-        counts: sp.csr_matrix,
+        counts: Counts,
         popularity: NDArray[np.floating] | NDArray[np.int64],
         texts: sp.csr_matrix | None,
-        linear: NDArray[np.float32] | None,
     ) -> None:
-        self.n_items, self.texts, self.linear = len(popularity), texts, linear
+        self.n_items, self.texts, transitions = len(popularity), texts, counts.transitions
         before = sp.diags((1.0 + popularity) ** -NORMALISATION)
         after = sp.diags((1.0 + popularity) ** (-NORMALISATION / 2))
-        self.both_ways = (before @ (counts + BACKWARD * counts.T) @ after).tocsr().astype(np.float32)
-        self.next = (before @ counts @ after).tocsr().astype(np.float32)
+        self.both_ways = (before @ (transitions + BACKWARD * transitions.T) @ after).tocsr().astype(np.float32)
+        self.next = (before @ transitions @ after).tocsr().astype(np.float32)
+        dense = counts.products is not None
+        self.linear = linear_model(counts.products, counts.following, RIDGE) if dense else None
         logs = np.log1p(popularity, dtype=np.float32)
         self.popularity = torch.from_numpy(logs / max(logs.max(), 1e-9))
 
@@ -91,16 +133,8 @@ class Evidence:
         texts: sp.csr_matrix | None,
         linear: bool = True,
     ) -> Evidence:
-        """That of training samples, in which every pair of a sequence is once (item of the history, target).
-
-        Args:
-            samples, popularity, texts: as above.
-            linear: whether a linear transition model is among it, up to :data:`LINEAR_UP_TO` items.
-        """
-        n_items = len(popularity)
-        dense = linear and n_items <= LINEAR_UP_TO
-        model = linear_transitions(samples, DECAY, RIDGE, n_items) if dense else None
-        return cls(decayed_transitions(samples, n_items), popularity, texts, model)
+        """That of training samples; ``linear`` as for :meth:`Counts.of`."""
+        return cls(Counts.of(samples, len(popularity), linear), popularity, texts)
 
     def features(self, items: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[Tensor, ...]:
         """Each of the :data:`KINDS` of evidence after histories ``[n, length]``, ``[n, n_items]``, before weighting."""

@@ -15,17 +15,8 @@ from recbole.utils import get_model, init_seed
 
 from recbole_llmd.data.identity import KEY, DataIdentity
 from recbole_llmd.data.sequences import TrainingSequences, closed_up
-from recbole_llmd.data.transitions import Samples, linear_transitions
-from recbole_llmd.distill.evidence import (
-    DECAY,
-    RIDGE,
-    USUAL,
-    Evidence,
-    PooledEvidence,
-    Weights,
-    decayed_transitions,
-    fit_weights,
-)
+from recbole_llmd.data.transitions import Samples
+from recbole_llmd.distill.evidence import USUAL, Counts, Evidence, PooledEvidence, Weights, fit_weights
 from recbole_llmd.errors import CheckpointError, DataError, ModelError, RequestError, SettingsError
 from recbole_llmd.process_memory import PeakMemory
 from recbole_llmd.unlearning import checkpoint
@@ -48,13 +39,13 @@ KEPT = "the weights of the kinds of evidence stay as they were fitted before; re
 
 @dataclass(frozen=True, eq=False)
 class _Counted:
-    """What a model holds, and the transition counts that it rests on."""
+    """What a model holds, and the counts that it rests on."""
 
     sequences: TrainingSequences
     validation: Samples | None
     popularity: NDArray[np.float64]
     evidence: PooledEvidence
-    counts: sp.csr_matrix
+    counts: Counts
 
 
 class SequentialUnlearner(NamedRequests):
@@ -188,6 +179,11 @@ class SequentialUnlearner(NamedRequests):
         return sequences
 
     @property
+    def _linear(self) -> bool:
+        """Whether the linear model is among the evidence, whose matrix is then dense."""
+        return isinstance(self.model.evidence.matrix, np.ndarray)
+
+    @property
     def X(self) -> sp.csr_matrix:
         """The training interactions that are left, CSR ``[n_users, n_items]``."""
         return self.sequences.matrix(self.model.n_items)
@@ -273,14 +269,12 @@ class SequentialUnlearner(NamedRequests):
         if not len(change.users) and not len(left_whole):
             return None, Correction(None, "nothing to correct")
         old, new = before.samples(change.users), sequences.samples(change.users)
-        counts = (counted.counts - decayed_transitions(old, n_items) + decayed_transitions(new, n_items)).tocsr()
-        counts.eliminate_zeros()
         popularity = counted.popularity - old.popularity(n_items) + new.popularity(n_items)
         validation = self._validation_left(sequences, change.users, left_whole)
         refits = bool(len(left_whole)) if self.refit_weights is None else self.refit_weights
-        corrected = self._made(sequences, validation, popularity, counts, refits)
+        corrected = self._made(sequences, validation, popularity, counted.counts.exchanged(old, new), refits)
         method = "counts subtracted"
-        if isinstance(corrected.evidence.matrix, np.ndarray):
+        if self._linear:
             method += ", linear model solved again"
         if refits:
             method += f", weights fitted again on {0 if validation is None else len(validation)} validation samples"
@@ -288,15 +282,15 @@ class SequentialUnlearner(NamedRequests):
 
     def _refitted(self) -> tuple[_Counted, Correction]:
         samples, n_items = self.sequences.samples(), self.model.n_items
-        popularity, counts = samples.popularity(n_items), decayed_transitions(samples, n_items)
+        popularity, counts = samples.popularity(n_items), Counts.of(samples, n_items, self._linear)
         made = self._made(self.sequences, self.model.validation, popularity, counts, True)
         return made, Correction(None, "refit")
 
     def _as_counted(self) -> _Counted:
-        """What the model holds; the first time, and where it has been loaded since, its transitions are counted."""
+        """What the model holds; the first time, and where it has been loaded since, it is counted."""
         model, known = self.model, self._counted
         if known is None or known.sequences is not model.sequences:
-            counts = decayed_transitions(self.sequences.samples(), model.n_items)
+            counts = Counts.of(self.sequences.samples(), model.n_items, self._linear)
             known = _Counted(self.sequences, model.validation, model.popularity, model.evidence, counts)
         return known
 
@@ -313,14 +307,11 @@ class SequentialUnlearner(NamedRequests):
         sequences: TrainingSequences,
         validation: Samples | None,
         popularity: NDArray[np.float64],
-        counts: sp.csr_matrix,
+        counts: Counts,
         refits: bool,
     ) -> _Counted:
         """The evidence of counts, with the model's weights or those fitted on the validation samples."""
-        model, linear = self.model, None
-        if isinstance(model.evidence.matrix, np.ndarray):
-            linear = linear_transitions(sequences.samples(), DECAY, RIDGE, model.n_items)
-        evidence = Evidence(counts, popularity, model.texts, linear)
+        model, evidence = self.model, Evidence(counts, popularity, self.model.texts)
         weights: Weights = model.evidence.weights
         if refits:
             weights = USUAL if validation is None else fit_weights(evidence, validation)

@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from recbole_llmd.data.transitions import linear_transitions, transition_counts
+from recbole_llmd.data.transitions import following, history_products, linear_model, transition_counts
 from recbole_llmd.distill import evidence as module
 from recbole_llmd.distill.evidence import USUAL, Evidence, PooledEvidence, Weights, fit_weights, some_of
 from tests.data.test_transitions import N_ITEMS, samples_of
@@ -33,7 +33,7 @@ def texts():
 
 def naive_features(samples, popularity, texts):
     counts = transition_counts(samples, lambda distance: 0.8 ** (distance - 1), N_ITEMS).toarray()
-    linear = linear_transitions(samples, 0.8, 100.0, N_ITEMS)
+    linear = linear_model(history_products(samples, 0.8, N_ITEMS), following(samples, 0.8, N_ITEMS), 100.0)
     likeness = (texts @ texts.T).toarray()
     features = np.zeros((5, len(HISTORIES), N_ITEMS))
     for row, (history, length) in enumerate(zip(HISTORIES, LENGTHS)):
