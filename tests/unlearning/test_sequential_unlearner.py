@@ -96,10 +96,9 @@ class Case:
         return PooledEvidence(self.evidence(), self.model.evidence.weights)
 
     def validation(self):
-        """The validation samples of users of whom something is left."""
-        return samples_of(
-            [(u, items, self.targets[u]) for u, items in sorted(self.lists.items()) if items], self.window
-        )
+        """The validation samples of users of whom something is left, in the order of the draw."""
+        left = [(user, self.lists[user], self.targets[user]) for user in self.drawn if self.lists[user]]
+        return samples_of(left, self.window)
 
     def fitted_anew(self):
         return fit_weights(self.evidence(), self.validation())
