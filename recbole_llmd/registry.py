@@ -72,6 +72,7 @@ class ModelSpec:
             agree in all others share a warm-up.
         only_in_warm_up: by a number of epochs, further settings on which the warm-up depends where that is not 0.
         not_comparable: why it cannot stand in a comparison; empty where it can.
+        unlearner: ``"module:Class"`` of the engine that lets it forget; empty where it cannot.
 
     >>> entry = spec("LLMRec")
     >>> entry.rules["llm_layers"].text, entry.is_setting("llm_layer"), entry.is_setting("distill_rounds")
@@ -93,6 +94,7 @@ class ModelSpec:
     after_warm_up: tuple[str, ...] = ()
     only_in_warm_up: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     not_comparable: str = ""
+    unlearner: str = ""
 
     def is_setting(self, key: str) -> bool:
         """Whether ``key`` reads as a setting of this model, misspelt ones included."""
@@ -208,6 +210,17 @@ def why_not_comparable(name: str) -> str:
     return _SPECS[name].not_comparable if name in _SPECS else ""
 
 
+def unlearner(name: str) -> type[Any]:
+    """The engine that lets the model ``name`` forget; :class:`Unlearner`, which says what it corrects, of any other.
+
+    >>> unlearner("SequentialRules").__name__, unlearner("EASE").__name__
+    ('SequentialUnlearner', 'Unlearner')
+    """
+    own = _SPECS[name].unlearner if name in _SPECS else ""
+    engine: type[Any] = resolve(own or "recbole_llmd.unlearning.unlearner:Unlearner")
+    return engine
+
+
 # --- mapping models ---------------------------------------------------------------------------------------------------
 
 
@@ -249,6 +262,12 @@ def mapping_module(name: str) -> MappingModel:
     Raises:
         ModelError: if it is none.
     """
+    if name in _SPECS and _SPECS[name].unlearner:
+        raise ModelError(
+            f"model = {name!r}: the queue, the verification and the evaluation of unlearning are for models that score "
+            f"by a matrix which the interactions determine: one of {', '.join(map(repr, _MAPPINGS))}. {name} forgets "
+            f"by recbole-llmd unlearn --checkpoint=... --forget-file=... --out=..., or {unlearner(name).__name__}."
+        )
     if name not in _MAPPINGS:
         raise ModelError(
             f"model = {name!r}: unlearning corrects models that score by a matrix which the interactions determine: "
@@ -370,6 +389,7 @@ register(
         rules=settings.COUNTING_RULES,
         prefixes=("rules_", "item_text_"),
         defaults_file="SequentialRules.yaml",
+        unlearner="recbole_llmd.unlearning.sequential_unlearner:SequentialUnlearner",
     )
 )
 register(

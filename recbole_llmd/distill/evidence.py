@@ -31,7 +31,9 @@ from torch.nn.functional import cross_entropy
 from recbole_llmd.data.transitions import (
     Samples,
     drawn_numbers,
-    linear_transitions,
+    following,
+    history_products,
+    linear_model,
     transition_counts,
     weighted_histories,
 )
@@ -47,17 +49,61 @@ ROWS_AT_ONCE = 1024  # of a matrix of items by items
 LINEAR_UP_TO = 20_000  # items: the linear model is a dense matrix of them
 
 
+@dataclass(frozen=True, eq=False)
+class Counts:
+    r"""What is counted of training samples: exact sums, from which those of some samples can be taken off.
+
+    Attributes:
+        transitions: the transition counts :math:`c`, CSR ``[n_items, n_items]``.
+        products, following: :math:`P^\top P` and :math:`P^\top F` of the linear model, CSR ``[n_items, n_items]``;
+            None without it.
+
+    >>> samples = Samples(np.array([[1, 0], [1, 2]]), np.array([1, 2]), np.array([2, 3]), np.array([1, 1]))
+    >>> left = Counts.of(samples, 4, linear=True).exchanged(samples[:1], samples[:0])
+    >>> left.transitions.nnz, left.products.nnz, left.following.nnz
+    (2, 4, 2)
+    """
+
+    transitions: sp.csr_matrix
+    products: sp.csr_matrix | None
+    following: sp.csr_matrix | None
+
+    @classmethod
+    def of(cls, samples: Samples, n_items: int, linear: bool) -> Counts:
+        """Those of training samples, in which every pair of a sequence is once (item of the history, target).
+
+        Args:
+            samples: the training samples.
+            n_items: the number of items, with the padding.
+            linear: whether a linear transition model is among the evidence, up to :data:`LINEAR_UP_TO` items.
+        """
+        transitions = transition_counts(samples, lambda distance: DECAY ** (distance - 1), n_items)
+        if not linear or n_items > LINEAR_UP_TO:
+            return cls(transitions, None, None)
+        return cls(transitions, history_products(samples, DECAY, n_items), following(samples, DECAY, n_items))
+
+    def exchanged(self, old: Samples, new: Samples) -> Counts:
+        """Those of the samples with ``new`` ones in place of some that they had, ``old``."""
+        mine, n_items = vars(self), self.transitions.shape[0]
+        less, more = (vars(Counts.of(samples, n_items, self.products is not None)) for samples in (old, new))
+        return Counts(**{key: None if mine[key] is None else _left(mine[key] - less[key] + more[key]) for key in mine})
+
+
+def _left(counts: sp.csr_matrix) -> sp.csr_matrix:
+    counts.eliminate_zeros()
+    return counts
+
+
 class Evidence:
     """The evidence of a set of training samples.
 
     Args:
-        samples: the training samples; every pair of items of a sequence is once (item of the history, target).
+        counts: what is counted of them.
         popularity: how often each item was chosen, ``[n_items]``.
         texts: TF-IDF vectors of the items, CSR ``[n_items, n_words]``, or None.
-        linear: whether a linear transition model is among it, up to :data:`LINEAR_UP_TO` items.
 
     >>> samples = Samples(np.array([[1, 0], [1, 2]]), np.array([1, 2]), np.array([2, 3]), np.array([1, 1]))
-    >>> evidence = Evidence(samples, popularity=np.array([0, 1, 1, 1]), texts=None)
+    >>> evidence = Evidence.of(samples, popularity=np.array([0, 1, 1, 1]), texts=None)
     >>> both_ways, following, linear, text, popularity = evidence.features(np.array([[2]]), np.array([1]))
     >>> [round(value, 3) for value in following[0].tolist()]  # after 2 came 3, divided by popularities
     [0.0, 0.0, 0.0, 0.595]
@@ -65,21 +111,30 @@ class Evidence:
 
     def __init__(
         self,
+        counts: Counts,
+        popularity: NDArray[np.floating] | NDArray[np.int64],
+        texts: sp.csr_matrix | None,
+    ) -> None:
+        self.n_items, self.texts, transitions = len(popularity), texts, counts.transitions
+        before = sp.diags((1.0 + popularity) ** -NORMALISATION)
+        after = sp.diags((1.0 + popularity) ** (-NORMALISATION / 2))
+        self.both_ways = (before @ (transitions + BACKWARD * transitions.T) @ after).tocsr().astype(np.float32)
+        self.next = (before @ transitions @ after).tocsr().astype(np.float32)
+        dense = counts.products is not None
+        self.linear = linear_model(counts.products, counts.following, RIDGE) if dense else None
+        logs = np.log1p(popularity, dtype=np.float32)
+        self.popularity = torch.from_numpy(logs / max(logs.max(), 1e-9))
+
+    @classmethod
+    def of(
+        cls,
         samples: Samples,
         popularity: NDArray[np.floating] | NDArray[np.int64],
         texts: sp.csr_matrix | None,
         linear: bool = True,
-    ) -> None:
-        self.n_items, self.texts = len(popularity), texts
-        counts = transition_counts(samples, lambda distance: DECAY ** (distance - 1), self.n_items)
-        before = sp.diags((1.0 + popularity) ** -NORMALISATION)
-        after = sp.diags((1.0 + popularity) ** (-NORMALISATION / 2))
-        self.both_ways = (before @ (counts + BACKWARD * counts.T) @ after).tocsr().astype(np.float32)
-        self.next = (before @ counts @ after).tocsr().astype(np.float32)
-        dense = linear and self.n_items <= LINEAR_UP_TO
-        self.linear = linear_transitions(samples, DECAY, RIDGE, self.n_items) if dense else None
-        logs = np.log1p(popularity, dtype=np.float32)
-        self.popularity = torch.from_numpy(logs / max(logs.max(), 1e-9))
+    ) -> Evidence:
+        """That of training samples; ``linear`` as for :meth:`Counts.of`."""
+        return cls(Counts.of(samples, len(popularity), linear), popularity, texts)
 
     def features(self, items: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[Tensor, ...]:
         """Each of the :data:`KINDS` of evidence after histories ``[n, length]``, ``[n, n_items]``, before weighting."""
@@ -144,7 +199,7 @@ class PooledEvidence:
             :data:`LINEAR_UP_TO` items; without the evidence of what comes next, which decays faster.
 
     >>> samples = Samples(np.array([[1, 0], [1, 2]]), np.array([1, 2]), np.array([2, 3]), np.array([1, 1]))
-    >>> evidence = Evidence(samples, popularity=np.array([0, 1, 1, 1]), texts=None)
+    >>> evidence = Evidence.of(samples, popularity=np.array([0, 1, 1, 1]), texts=None)
     >>> weights = Weights((1.0, 1.0, 1.0, 0.0, 0.1), floor=0.1, sharpness=2.0)
     >>> PooledEvidence(evidence, weights).scores(np.array([[1, 2]]), np.array([2])).argmax().item()
     3
@@ -197,7 +252,7 @@ def some_of(samples: Samples, most: int, seed: int) -> Samples:
 
 
 def fit_weights(evidence: Evidence, samples: Samples, log_probabilities: Tensor | None = None) -> Weights:
-    """The likeliest weights after ``samples`` that the evidence was not made of.
+    """The likeliest weights after ``samples`` that the evidence was not made of; :data:`USUAL` where there are none.
 
     Args:
         evidence: of the training samples.
@@ -205,6 +260,8 @@ def fit_weights(evidence: Evidence, samples: Samples, log_probabilities: Tensor 
         log_probabilities: those of a model for the same samples, ``[n_samples, n_items]``, to be pooled with the
             evidence; or None.
     """
+    if not len(samples):
+        return USUAL
     features, targets = evidence.features(samples.items, samples.lengths), torch.from_numpy(samples.targets)
     usual = [*np.log(USUAL.kinds), math.log(USUAL.floor), USUAL.sharpness, USUAL.model]
     centre = torch.tensor(usual if log_probabilities is not None else usual[:7], dtype=torch.float32)

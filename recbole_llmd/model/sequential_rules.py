@@ -17,8 +17,9 @@ from recbole.utils import InputType
 from torch import Tensor
 
 from recbole_llmd.data.item_text import load_item_texts
+from recbole_llmd.data.sequences import TrainingSequences
 from recbole_llmd.data.tfidf import tfidf_vectors
-from recbole_llmd.data.transitions import item_popularity
+from recbole_llmd.data.transitions import Samples, item_popularity
 from recbole_llmd.distill.evidence import PooledEvidence
 
 
@@ -31,6 +32,9 @@ class SequentialRules(SequentialRecommender):
         popularity: how often each item was chosen in training, ``[n_items]``.
         texts: TF-IDF vectors of the items, CSR ``[n_items, n_words]``; None without.
         evidence: with its weights; None before training.
+        sequences: the training sequences that it was counted on; None before training, and where training samples are
+            not the beginnings of one sequence a user.
+        validation: the samples that the weights were fitted on; None without.
 
     >>> from recbole.quick_start import run_recbole  # small: a tiny dataset
     >>> given = {key: value for key, value in small.items() if not key.startswith("llm_")}
@@ -44,10 +48,12 @@ class SequentialRules(SequentialRecommender):
     def __init__(self, config: Config, dataset: SequentialDataset) -> None:
         super().__init__(config, dataset)
         self.placeholder = torch.nn.Parameter(torch.zeros(1))  # RecBole's trainers want something to optimise
-        self.other_parameter_name = ["evidence"]
+        self.other_parameter_name = ["evidence", "popularity", "texts", "sequences", "validation"]
         self.popularity = item_popularity(dataset)
         self.texts = tfidf_vectors(load_item_texts(config, dataset)) if config["rules_text"] else None
         self.evidence: PooledEvidence | None = None
+        self.sequences: TrainingSequences | None = None
+        self.validation: Samples | None = None
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """There is none: rules are counted."""

@@ -11,6 +11,7 @@ from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.trainer import Trainer
 
 from recbole_llmd.data.identity import DataIdentity
+from recbole_llmd.data.sequences import TrainingSequences
 from recbole_llmd.data.transitions import Samples
 from recbole_llmd.distill.evidence import LINEAR_UP_TO, USUAL, Evidence, PooledEvidence, fit_weights, some_of
 from recbole_llmd.model.sequential_rules import SequentialRules
@@ -40,12 +41,15 @@ class SequentialRulesTrainer(Trainer):
         linear = self.config["rules_linear"] and model.n_items <= LINEAR_UP_TO
         if self.config["rules_linear"] and not linear and verbose:
             self.logger.info(f"No linear transition model: it is dense, and {model.n_items} items are too many for it.")
-        evidence = Evidence(Samples.of(train_data.dataset), model.popularity, model.texts, linear)
+        samples = Samples.of(train_data.dataset)
+        model.sequences = TrainingSequences.of(samples, train_data.dataset.user_num)
+        if model.sequences is not None:  # in their order, sums are rounded as when they are counted again
+            samples = model.sequences.samples()
+        evidence = Evidence.of(samples, model.popularity, model.texts, linear)
         if valid_data:
-            samples = Samples.of(valid_data.dataset)
-            weights = fit_weights(
-                evidence, some_of(samples, self.config["rules_validation_users"], self.config["seed"])
-            )
+            valid, most = Samples.of(valid_data.dataset), self.config["rules_validation_users"]
+            model.validation = some_of(valid, most, self.config["seed"])
+            weights = fit_weights(evidence, model.validation)
         model.evidence = PooledEvidence(evidence, weights)
         if verbose:
             self.logger.info(f"Fitted on validation samples: {weights}")

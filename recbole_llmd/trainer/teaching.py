@@ -40,7 +40,7 @@ class PooledTeacher:
 
     >>> from recbole_llmd.distill.evidence import USUAL
     >>> samples = Samples(np.array([[1, 0], [1, 2]]), np.array([1, 2]), np.array([2, 3]), np.array([1, 1]))
-    >>> evidence = Evidence(samples, popularity=np.array([0, 1, 1, 1]), texts=None)
+    >>> evidence = Evidence.of(samples, popularity=np.array([0, 1, 1, 1]), texts=None)
     >>> teacher = PooledTeacher(PooledEvidence(evidence, USUAL), 0.0, samples)
     >>> teacher(torch.zeros(1, 4), torch.tensor([1]))[0, 1:].argmax().item() + 1  # of a model that knows nothing
     3
@@ -93,7 +93,7 @@ class Teaching:
     def evidence(self) -> Evidence:
         """That of the training samples and the items' texts."""
         texts = tfidf_vectors(load_item_texts(self.config, self.dataset))
-        return Evidence(self.samples, item_popularity(self.dataset), texts)
+        return Evidence.of(self.samples, item_popularity(self.dataset), texts)
 
     def weights(self, path: TrainingPath) -> Weights:
         """The weights of the evidence and of the model of ``path`` by which they are pooled."""

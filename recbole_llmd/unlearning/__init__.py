@@ -2,11 +2,14 @@
 
 engine = Unlearner(model, dataset)                 # a trained EASE, ItemKNN, SLIMElastic, ADMMSLIM, ... (registry.py)
 receipt = engine.forget(["u3", "u3"], ["i7", "i9"])  # the model is corrected in place
+
+SequentialRules, which scores by counts of what followed what, has an engine of its own: SequentialUnlearner.
 """
 
 from recbole_llmd.unlearning.model_hash import fingerprint
 from recbole_llmd.unlearning.receipt import Receipt
 from recbole_llmd.unlearning.request import Request
+from recbole_llmd.unlearning.sequential_unlearner import SequentialUnlearner
 from recbole_llmd.unlearning.unlearner import Unlearner
 
-__all__ = ["Receipt", "Request", "Unlearner", "fingerprint"]
+__all__ = ["Receipt", "Request", "SequentialUnlearner", "Unlearner", "fingerprint"]

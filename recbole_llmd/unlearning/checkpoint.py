@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from os import PathLike
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -39,6 +39,23 @@ class _Loaded(NamedTuple):
     content: dict[str, Any]
 
 
+class SavedEngine(Protocol):
+    """What is written of an engine: its model, and which data this belongs to."""
+
+    model: Any
+    config: Any
+    checkpoint: dict[str, Any] | None
+    identity: DataIdentity | None
+
+    @property
+    def X(self) -> sp.csr_matrix:
+        """The interactions that the model has."""
+
+    @property
+    def in_files(self) -> sp.csr_matrix | None:
+        """The training interactions of the data files."""
+
+
 class _OneByOne:
     """Stands for a dataset while a RecBole mapping model is built, which trains in its constructor: one user, one item
     and no interaction, so that this takes no time. The checkpoint's matrices then take the place of what it trained.
@@ -57,33 +74,20 @@ class _OneByOne:
         return sp.csr_matrix((1, 1), dtype=np.float32).asformat(form)
 
 
-def load(path: str | PathLike[str]) -> _Loaded:
-    """The model of a checkpoint that RecBole or :func:`save` wrote.
+def load(path: str | PathLike[str], content: dict[str, Any] | None = None) -> _Loaded:
+    """The model of a checkpoint that RecBole or :func:`save` wrote; ``content``: what :func:`read` gave of it.
 
     Raises:
         CheckpointError: if there is no such file, RecBole did not write it, or the data are not there or no longer
             those that the model was trained on.
         ModelError: if it holds no mapping model.
     """
-    content = _read(path)
+    content = read(path) if content is None else content
     config, stored = content["config"], content.get("other_parameter") or {}
     mapping = mapping_module(config["model"])
-    init_seed(config["seed"], config["reproducibility"])
-    try:
-        dataset = _training_part(config)
-    except ValueError as error:
-        raise CheckpointError(
-            f"checkpoint = {str(path)!r}: the data that the model was trained on cannot be read: "
-            f"{' '.join(str(error).split())} Work in the folder of the training, or restore the data."
-        ) from error
+    dataset = training_data(path, config)
     X = dataset.inter_matrix(form="csr").astype(np.float32)
-    difference = _difference(content, mapping, DataIdentity.of(dataset, X), X)
-    if difference:
-        raise CheckpointError(
-            f"checkpoint = {str(path)!r}: the data are not those that the model was trained on: {difference}. Users "
-            "and items are numbered by the data file, so that others than those named would be forgotten. Restore the "
-            "file, or train again."
-        )
+    refuse_other_data(path, _difference(content, mapping, DataIdentity.of(dataset, X), X))
     init_seed(config["seed"], config["reproducibility"])
     # RecBole's ADMMSLIM stores no matrices: RecBole itself, too, trains it again where it loads it.
     is_stored = mapping.MATRIX in stored
@@ -98,10 +102,29 @@ def load(path: str | PathLike[str]) -> _Loaded:
     return _Loaded(model.to(config["device"]), dataset, content)
 
 
-def _training_part(config: Config) -> Dataset:
-    """What RecBole's ``data_preparation`` trains on, without the samplers and loaders of the other parts."""
-    loaders = load_split_dataloaders(config)
-    return create_dataset(config).build()[0] if loaders is None else loaders[0].dataset
+def training_data(path: str | PathLike[str], config: Config) -> Dataset:
+    """The training dataset that RecBole makes of the data files today, for the checkpoint at ``path``."""
+    init_seed(config["seed"], config["reproducibility"])
+    try:
+        loaders = load_split_dataloaders(config)
+        # Without the samplers and loaders that RecBole's data_preparation makes of all parts.
+        dataset: Dataset = create_dataset(config).build()[0] if loaders is None else loaders[0].dataset
+    except ValueError as error:
+        raise CheckpointError(
+            f"checkpoint = {str(path)!r}: the data that the model was trained on cannot be read: "
+            f"{' '.join(str(error).split())} Work in the folder of the training, or restore the data."
+        ) from error
+    return dataset
+
+
+def refuse_other_data(path: str | PathLike[str], difference: str | None) -> None:
+    """Raise an error if the data of today differ from those of the training, in the way given."""
+    if difference:
+        raise CheckpointError(
+            f"checkpoint = {str(path)!r}: the data are not those that the model was trained on: {difference}. Users "
+            "and items are numbered by the data file, so that others than those named would be forgotten. Restore the "
+            "file, or train again."
+        )
 
 
 def not_replaced(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,6 +140,11 @@ def save(path: str | PathLike[str], engine: Unlearner) -> None:
     what the first request on a model computes.
     """
     engine.fold()
+    write(path, engine, {NEW_TOKENS: engine.new_tokens, REMEMBERED: engine.remembered()})
+
+
+def write(path: str | PathLike[str], engine: SavedEngine, more: Mapping[str, Any]) -> None:
+    """Write what checkpoints of all engines have, and ``more``, to ``path``, whole or not at all."""
     content = {
         "epoch": 0,
         "cur_step": 0,
@@ -126,15 +154,14 @@ def save(path: str | PathLike[str], engine: Unlearner) -> None:
         "config": engine.config,
         "state_dict": engine.model.state_dict(),
         "other_parameter": engine.model.other_parameter(),
-        NEW_TOKENS: engine.new_tokens,
         KEY: identity.as_dict() if (identity := _identity(engine)) else None,
-        REMEMBERED: engine.remembered(),
+        **more,
     }
     with atomic_write(path) as temporary:
         torch.save(content, temporary, pickle_protocol=4)
 
 
-def _identity(engine: Unlearner) -> DataIdentity | None:
+def _identity(engine: SavedEngine) -> DataIdentity | None:
     """The data that a model belongs to: their interactions only if the model has them all."""
     X = engine.in_files
     if engine.identity is None or X is None:
@@ -142,7 +169,12 @@ def _identity(engine: Unlearner) -> DataIdentity | None:
     return engine.identity.without_interactions() if (X != engine.X).nnz else engine.identity
 
 
-def _read(path: str | PathLike[str]) -> dict[str, Any]:
+def read(path: str | PathLike[str]) -> dict[str, Any]:
+    """The content of a checkpoint that RecBole wrote.
+
+    Raises:
+        CheckpointError: if there is no such file, or RecBole did not write it.
+    """
     if not os.path.isfile(path):
         raise CheckpointError(f"checkpoint = {str(path)!r}: there is no such file. Give one that RecBole wrote.")
     try:  # named by the user, and holding RecBole's pickled Config

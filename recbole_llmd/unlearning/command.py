@@ -6,10 +6,13 @@ import os
 from dataclasses import replace
 from os import PathLike
 
+from recbole_llmd import registry
 from recbole_llmd.atomic_write import atomic_write, refuse_unwritable
 from recbole_llmd.errors import OutputError
+from recbole_llmd.unlearning.checkpoint import read
 from recbole_llmd.unlearning.forget_file import read_forget_file
 from recbole_llmd.unlearning.receipt import Receipt
+from recbole_llmd.unlearning.sequential_unlearner import SequentialUnlearner
 from recbole_llmd.unlearning.unlearner import Unlearner
 
 
@@ -24,7 +27,8 @@ def unlearn(
     """Correct the model of a checkpoint, and write it and its receipt; both or neither.
 
     Args:
-        checkpoint: a checkpoint of a mapping model (EASE, ItemKNN, ...) that RecBole or :meth:`Unlearner.save` wrote.
+        checkpoint: a checkpoint of a mapping model (EASE, ItemKNN, ...) that RecBole or :meth:`Unlearner.save` wrote,
+            or of SequentialRules.
         forget_file: see :func:`~recbole_llmd.unlearning.forget_file.read_forget_file`.
         out: the file of the corrected checkpoint, which RecBole loads; a file that is there is replaced. The receipt
             goes to ``<out>.receipt.json``, the salt of its digest to ``<out>.receipt.salt``, for its owner alone.
@@ -44,7 +48,11 @@ def unlearn(
         refuse_unwritable(path, "out")
         if os.path.exists(path) and os.path.exists(forget_file) and os.path.samefile(path, forget_file):
             raise OutputError(f"out = {str(out)!r}: would replace the forget file. Give the model another name.")
-    engine = Unlearner.from_checkpoint(checkpoint, keep_pairs=receipt_pairs)
+    content = read(checkpoint)
+    engine_class = registry.unlearner(content["config"]["model"])
+    engine: Unlearner | SequentialUnlearner = engine_class.from_checkpoint(
+        checkpoint, content, keep_pairs=receipt_pairs
+    )
     users, items = read_forget_file(forget_file, engine.config)
     receipt = engine.forget_users(users, strict=strict) if items is None else engine.forget(users, items, strict=strict)
     receipt = replace(receipt, hash_after=engine.fingerprint())

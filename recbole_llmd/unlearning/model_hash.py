@@ -24,8 +24,12 @@ def fingerprint(X: sp.spmatrix, B: MappingMatrix) -> str:
 
     The bytes are hashed in blocks of 4 MiB, and then the blocks' hashes.
     """
+    return hash_of([X, B.folded() if isinstance(B, CorrectedMatrix) else B])
+
+
+def hash_of(matrices: Iterable[Any]) -> str:
+    """SHA-256 over shape, type and bytes of matrices, as :func:`fingerprint` takes them."""
     digest = hashlib.sha256()
-    matrices: list[Any] = [X, B.folded() if isinstance(B, CorrectedMatrix) else B]
     for matrix in matrices:
         if sp.issparse(matrix):
             matrix = matrix.tocsr()
@@ -128,7 +132,7 @@ class SumsOfX:
         self.X = X
         self.values: NDArray[np.float64] = X.T @ _drawn(X.shape[0]) if values is None else values
 
-    def after(self, change: Change, before: object) -> SumsOfX:
+    def after(self, change: Change, before: Any) -> SumsOfX:
         """The sums of X after a change of the X ``before``."""
         if self.X is not before or self.X.shape != change.X.shape:
             return SumsOfX(change.X)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from numbers import Real
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 from recbole.config import Config
 
 from recbole_llmd import registry
@@ -20,11 +19,10 @@ from recbole_llmd.data.identity import DataIdentity
 from recbole_llmd.errors import DataError, MappingMismatch, RequestError, SettingsError, UnsolvedError
 from recbole_llmd.process_memory import PeakMemory
 from recbole_llmd.unlearning import checkpoint
-from recbole_llmd.unlearning.digests import digest_of_request
-from recbole_llmd.unlearning.identifiers import Identifiers
 from recbole_llmd.unlearning.mapping.correction import Change, Correction, FittedMapping, axis, padded
+from recbole_llmd.unlearning.named_requests import NamedRequests
 from recbole_llmd.unlearning.published_model import WRITING, PublishedModel
-from recbole_llmd.unlearning.receipt import Pairs, Receipt
+from recbole_llmd.unlearning.receipt import Receipt
 from recbole_llmd.unlearning.request import Request, pairs_of
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
 MODES = ("none", "interaction", "mapping", "retrain")
 
 
-class Unlearner(PublishedModel):
+class Unlearner(PublishedModel, NamedRequests):
     """Lets a trained RecBole mapping model forget and learn interactions, in place.
 
     RecBole's ``predict``, ``full_sort_predict``, ``trainer.evaluate(..., load_best_model=False)``, saving and loading
@@ -91,14 +89,8 @@ class Unlearner(PublishedModel):
     ) -> None:
         if mode not in MODES:
             raise SettingsError(f"mode = {mode!r}: expected one of " + ", ".join(map(repr, MODES)) + ".")
-        for key, value, kinds, rule in (
-            ("hashes", hashes, bool, "True or False"),
-            ("keep_pairs", keep_pairs, bool, "True or False"),
-            ("salt", salt, (str, type(None)), "a text, or None"),
-        ):
-            if not isinstance(value, kinds):
-                raise SettingsError(f"{key} = {value!r}: expected {rule}.")
-        self.mode, self.tolerance, self.keep_pairs, self.salt = mode, tolerance, keep_pairs, salt
+        self._set_receipts(hashes, keep_pairs, salt)
+        self.mode, self.tolerance = mode, tolerance
         self.name = type(model).__name__
         dataset = source if hasattr(source, "inter_matrix") else None
         super().__init__(model, registry.mapping_module(self.name), dataset, hashes)
@@ -112,11 +104,14 @@ class Unlearner(PublishedModel):
         self.checkpoint: dict[str, Any] | None = None
 
     @classmethod
-    def from_checkpoint(cls, path: str | PathLike[str], **settings: Any) -> Unlearner:
+    def from_checkpoint(
+        cls, path: str | PathLike[str], content: dict[str, Any] | None = None, **settings: Any
+    ) -> Unlearner:
         """The engine of a model that RecBole saved, built without training it again.
 
         Args:
             path: a checkpoint written by RecBole or by :meth:`save`.
+            content: what :func:`~recbole_llmd.unlearning.checkpoint.read` gave of it; read here if None.
             settings: as for the class.
 
         Raises:
@@ -124,7 +119,7 @@ class Unlearner(PublishedModel):
                 the model was trained on.
             ModelError: if it holds no mapping model.
         """
-        loaded = checkpoint.load(path)
+        loaded = checkpoint.load(path, content)
         engine = cls(loaded.model, loaded.dataset, **settings)
         engine.checkpoint = checkpoint.not_replaced(loaded.content)
         if checkpoint.REMEMBERED in loaded.content:
@@ -174,24 +169,6 @@ class Unlearner(PublishedModel):
                 )
 
     # --- requests by tokens or ids ------------------------------------------------------------------------------------
-
-    def forget(self, users: object, items: object, *, ids: str = "token", strict: bool = True) -> Receipt:
-        """Remove interactions; pair ``n`` is user ``n`` with item ``n``. Repeated pairs count once.
-
-        Args:
-            users: one or many.
-            items: as many as users; none is an empty request, which is recorded.
-            ids: ``"token"`` if they are tokens (strings, as in the data files), ``"internal"`` if they are RecBole's
-                internal ids (whole numbers).
-            strict: whether a pair that is not in X is refused; else it is skipped and counted in the receipt.
-
-        Raises:
-            RequestError: if an id is unknown or of another type, or a pair is not in X.
-        """
-        started = perf_counter()
-        user_ids, _ = self.user_ids.to_internal(users, ids)
-        item_ids, _ = self.item_ids.to_internal(items, ids)
-        return self._answered(Request("forget", user_ids, item_ids, strict=strict), started)
 
     def forget_users(self, users: object, *, ids: str = "token", strict: bool = True) -> Receipt:
         """Remove all interactions of users; ``ids`` as for :meth:`forget`, ``strict`` refuses a user without any.
@@ -251,27 +228,6 @@ class Unlearner(PublishedModel):
             item_ids, new_items = self.item_ids.to_internal(items, ids, grow)
             return self._answered(Request("learn", user_ids, item_ids, weights, new_users, new_items, strict), started)
 
-    def _answered(self, request: Request, started: float, skipped: int = 0) -> Receipt:
-        """:meth:`apply`, whose receipt also counts the time since ``started`` and what was skipped before."""
-        resolving = perf_counter() - started
-        receipt = self.apply(request)
-        return replace(receipt, seconds=receipt.seconds + resolving, skipped=receipt.skipped + skipped)
-
-    @staticmethod
-    def _without_pairs(
-        identifiers: Identifiers, leaving: NDArray[np.int64], owners: NDArray[np.int64], strict: bool
-    ) -> int:
-        """How many of ``leaving`` have no pair among those of ``owners``; with ``strict`` there must be none."""
-        if not isinstance(strict, bool):
-            raise RequestError(f"strict = {strict!r}: expected True or False.")
-        without = np.setdiff1d(leaving, owners)
-        if strict and len(without):
-            raise RequestError(
-                f"{identifiers.name(int(without[0]))}: there is no interaction to forget. Leave it out, or skip such "
-                f"(strict=False; --skip-missing on the command line)."
-            )
-        return len(without)
-
     # --- the one path -------------------------------------------------------------------------------------------------
 
     def apply(self, request: Request) -> Receipt:
@@ -309,14 +265,6 @@ class Unlearner(PublishedModel):
             X = self.X
             target = np.dtype(self._matrix.dtype if dtype is None else dtype)
             return self._carried_out(None, Change.none(X), lambda: self._fitted(X, target, "refit"), started)
-
-    def _not_applicable(self, pairs: Request, asked: int) -> RequestError:
-        problem = "to forget are not in X" if pairs.kind == "forget" else "to learn are already in X"
-        user, item = self.user_ids.name(int(pairs.users[0])), self.item_ids.name(int(pairs.items[0]))
-        return RequestError(
-            f"{len(pairs)} of {asked} pairs {problem}, the training interactions; the first: {user}, {item}. Leave "
-            f"them out, or skip such (strict=False; --skip-missing on the command line)."
-        )
 
     def _correct(self, X: sp.csr_matrix, change: Change) -> Correction:
         """B for ``change`` of X [already grown], according to the mode."""
@@ -370,15 +318,3 @@ class Unlearner(PublishedModel):
             hash_after=hash_after,
             **self._named(change),
         )
-
-    def _named(self, change: Change) -> dict[str, Any]:
-        """What a receipt says of the pairs: their salted digest, and the pairs only if they are to be kept."""
-        pairs = Pairs(*change.pairs)
-        salt = secrets.token_hex(16) if self.salt is None else self.salt
-        users, items = self.user_ids, self.item_ids
-        named = [users.token(number) for number in pairs.users], [items.token(number) for number in pairs.items]
-        return {
-            "digest": digest_of_request(salt, *named),
-            "salt": salt if self.salt is None else None,
-            "pairs": pairs if self.keep_pairs else None,
-        }

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from recbole_llmd.data.transitions import Samples, linear_transitions, transition_counts, weighted_histories
+from recbole_llmd.data.transitions import (
+    Samples,
+    following,
+    history_products,
+    linear_model,
+    transition_counts,
+    weighted_histories,
+)
 
 N_ITEMS = 12
 
@@ -45,10 +52,20 @@ def test_the_linear_model_is_the_regression_of_what_follows_on_what_went_before(
     p, f = np.array(before), np.array(after)
     expected = np.linalg.solve(p.T @ p + 2 * np.eye(N_ITEMS), p.T @ f)
     assert (expected < -1e-3).any()
-    got = linear_transitions(samples_of(sequences), 0.6, 2.0, N_ITEMS)
+    samples = samples_of(sequences)
+    got = linear_model(history_products(samples, 0.6, N_ITEMS), following(samples, 0.6, N_ITEMS), 2.0)
     np.testing.assert_allclose(got, np.maximum(expected, 0), atol=1e-5)
 
 
 def test_histories_are_rows_of_weights():
     rows = weighted_histories(np.array([[3, 1, 3], [2, 0, 0]]), np.array([3, 1]), 0.5, 4).toarray()
     np.testing.assert_allclose(rows, [[0, 0.5, 0, 1.25], [0, 0, 1, 0]])
+
+
+def test_what_is_taken_off_leaves_nothing(sequences):
+    """Decimal weights summed as they are leave rounding errors in place of zeros."""
+    samples, none = samples_of(sequences * 40), samples_of(sequences)[:0]
+    for count in (following, history_products):
+        whole, part, rest = (count(given, 0.8, N_ITEMS) for given in (samples, samples[:100], samples[100:]))
+        assert ((whole - part) != rest).nnz == 0 and whole.nnz > 40
+        assert count(none, 0.8, N_ITEMS).nnz == 0

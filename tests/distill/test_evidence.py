@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from recbole_llmd.data.transitions import linear_transitions, transition_counts
+from recbole_llmd.data.transitions import following, history_products, linear_model, transition_counts
 from recbole_llmd.distill import evidence as module
 from recbole_llmd.distill.evidence import USUAL, Evidence, PooledEvidence, Weights, fit_weights, some_of
 from tests.data.test_transitions import N_ITEMS, samples_of
@@ -33,7 +33,7 @@ def texts():
 
 def naive_features(samples, popularity, texts):
     counts = transition_counts(samples, lambda distance: 0.8 ** (distance - 1), N_ITEMS).toarray()
-    linear = linear_transitions(samples, 0.8, 100.0, N_ITEMS)
+    linear = linear_model(history_products(samples, 0.8, N_ITEMS), following(samples, 0.8, N_ITEMS), 100.0)
     likeness = (texts @ texts.T).toarray()
     features = np.zeros((5, len(HISTORIES), N_ITEMS))
     for row, (history, length) in enumerate(zip(HISTORIES, LENGTHS)):
@@ -62,7 +62,7 @@ def test_scores_are_the_logarithm_of_the_weighted_sum(samples, popularity, texts
         expected[2] = 0
     if not with_texts:
         expected[3] = 0
-    evidence = Evidence(samples, popularity, texts if with_texts else None)
+    evidence = Evidence.of(samples, popularity, texts if with_texts else None)
     for got, naive in zip(evidence.features(HISTORIES, LENGTHS), expected):
         np.testing.assert_allclose(got.numpy(), naive, rtol=1e-4, atol=1e-6)
     pooled = PooledEvidence(evidence, WEIGHTS)
@@ -70,7 +70,7 @@ def test_scores_are_the_logarithm_of_the_weighted_sum(samples, popularity, texts
 
 
 def test_neighbours_are_the_items_of_most_evidence_after_one_item(samples, popularity, texts):
-    pooled = PooledEvidence(Evidence(samples, popularity, texts), WEIGHTS)
+    pooled = PooledEvidence(Evidence.of(samples, popularity, texts), WEIGHTS)
     items, values = pooled.neighbours(3)
     for item in range(1, N_ITEMS):
         scores = pooled.scores(np.array([[item]]), np.array([1]))[0].numpy()
@@ -89,7 +89,7 @@ def _loss(weights, evidence, samples, of_model=None):
 
 def test_the_weights_are_likelier_than_others(samples, popularity, texts):
     known, new = samples[slice(0, 200)], samples[slice(200, None)]
-    evidence = Evidence(known, popularity, texts)
+    evidence = Evidence.of(known, popularity, texts)
     weights = fit_weights(evidence, new)
     best = _loss(weights, evidence, new)
     assert best < _loss(USUAL, evidence, new) - 0.02
@@ -99,13 +99,13 @@ def test_the_weights_are_likelier_than_others(samples, popularity, texts):
 
 
 def test_kinds_that_are_not_there_weigh_nothing(samples, popularity):
-    weights = fit_weights(Evidence(samples, popularity, None, linear=False), samples)
+    weights = fit_weights(Evidence.of(samples, popularity, None, linear=False), samples)
     assert weights.kinds[2] == weights.kinds[3] == weights.model == 0
     assert min(weights.kinds[:2]) > 0
 
 
 def test_a_model_counts_for_what_it_knows(samples, popularity, texts):
-    evidence = Evidence(samples, popularity, texts)
+    evidence = Evidence.of(samples, popularity, texts)
     noise = torch.log_softmax(torch.randn(len(samples), N_ITEMS, generator=torch.Generator().manual_seed(1)), dim=-1)
     knows = noise.clone()
     knows[torch.arange(len(samples)), torch.from_numpy(samples.targets)] += 3

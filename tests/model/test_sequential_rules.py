@@ -38,7 +38,7 @@ def test_it_scores_by_the_pooled_evidence_of_the_training_samples(trained):
     first = interactions["item_length"] == 1  # the first item of a user is no sample's target
     chosen = torch.cat([interactions["item_id"], interactions["item_id_list"][first, 0]])
     assert model.popularity.tolist() == torch.bincount(chosen, minlength=model.n_items).tolist()
-    evidence = Evidence(Samples.of(train.dataset), model.popularity, model.texts)
+    evidence = Evidence.of(Samples.of(train.dataset), model.popularity, model.texts)
     batch = Interaction({"item_id_list": torch.tensor([[4, 9, 2, 0]]), "item_length": torch.tensor([3])})
     expected = PooledEvidence(evidence, model.evidence.weights).scores(np.array([[4, 9, 2]]), np.array([3]))
     torch.testing.assert_close(model.full_sort_predict(batch), expected)

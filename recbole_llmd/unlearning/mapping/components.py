@@ -142,7 +142,8 @@ class SpanningTree:
     def _neighbours(self, X: sp.csr_matrix, node: int) -> NDArray[np.int64]:
         """The nodes with which a node shares an edge."""
         if node < self.n_users:
-            return X.indices[X.indptr[node] : X.indptr[node + 1]] + self.n_users
+            items: NDArray[np.int64] = X.indices[X.indptr[node] : X.indptr[node + 1]] + self.n_users
+            return items
         entries = np.flatnonzero(X.indices == node - self.n_users)
         return np.searchsorted(X.indptr, entries, side="right") - 1
 
