@@ -65,7 +65,8 @@ def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correcti
         MappingMismatch: if B is not that of X but for rounding (checked by a fit at the first correction of a model).
         UnsolvedError: if a system is not positive definite to rounding.
     """
-    params, cache, notes = fitted.params, fitted.cache, ()
+    params, cache = fitted.params, fitted.cache
+    notes: tuple[str, ...] = ()
     _check(params)
     try:
         B = fitted.B
