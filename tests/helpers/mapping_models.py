@@ -15,6 +15,7 @@ MODELS = {
     "ADMMSLIM": {"lambda1": 1.0, "lambda2": 10.0, "rho": 50.0, "k": 400},
     "AsymKNN": {"k": 8, "q": 2},
     "DualEASE": {"reg_weight": 10.0},
+    "NCEPLRec": {"rank": 12, "reg_weight": 2.0},
 }
 BY_USERS = {  # neighbours of users: corrected, but with no item-item mapping that could be evaluated as such
     "ItemKNN by users": {"model": "ItemKNN", "k": 8, "knn_method": "user"},

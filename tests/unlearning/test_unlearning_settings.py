@@ -16,7 +16,7 @@ def refusal(model="IMCorrect", **settings):
 
 
 BAD = [
-    ("mapping_model", "BPR", "one of 'EASE', 'ItemKNN', 'SLIMElastic', 'ADMMSLIM', 'AsymKNN', 'DualEASE'"),
+    ("mapping_model", "BPR", "one of 'EASE', 'ItemKNN', 'SLIMElastic', 'ADMMSLIM', 'AsymKNN', 'DualEASE', 'NCEPLRec'"),
     ("unlearn_scenario", "items", "one of 'users', 'interactions', 'sensitive', 'spam', 'noise', 'file'"),
     ("unlearn_group", "all", "one of 'core', 'edge', 'random'"),
     ("unlearn_ratio", [], "a share above 0 and at most 1, or a non-empty list of such"),
