@@ -15,7 +15,7 @@ from sklearn.utils.extmath import randomized_svd
 from recbole_llmd.unlearning.mapping.low_rank_matrix import LowRankMatrix
 
 
-class NCEPLRec(recboles.NCEPLRec):  # type: ignore[misc]
+class NCEPLRec(recboles.NCEPLRec):
     """RecBole's class, its training and its scores; it keeps X and B, too, and writes them into checkpoints.
 
     Attributes:

@@ -1,6 +1,6 @@
 """Unlearning for recommenders whose scores are X·B: X interactions [users, items], B an item-item mapping.
 
-engine = Unlearner(model, dataset)                 # a trained EASE, ItemKNN, SLIMElastic, ADMMSLIM or DualEASE
+engine = Unlearner(model, dataset)  # a trained EASE, ItemKNN, SLIMElastic, ADMMSLIM, NCEPLRec or DualEASE
 receipt = engine.forget(["u3", "u3"], ["i7", "i9"])  # the model is corrected in place
 """
 
