@@ -96,7 +96,7 @@ def correct(fitted: FittedMapping, change: Change, tolerance: float) -> Correcti
     try:
         B, gap = _fitted(change.X, fitted.params)
     except np.linalg.LinAlgError as error:
-        raise UnsolvedError(f"NCEPLRec cannot be fitted: {error} A larger reg_weight is needed.") from error
+        raise UnsolvedError(f"W cannot be fitted: {error}. A larger reg_weight is needed.") from error
     residual = max(eigen_residual(B, change.X, fitted.params), ridge_error(B, change.X, fitted.params))
     if not residual <= tolerance:
         raise UnsolvedError(f"V and W have a residual of {residual:.1e} after a fit (tolerance {tolerance:.0e})")

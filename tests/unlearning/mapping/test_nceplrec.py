@@ -150,7 +150,7 @@ def test_a_mapping_of_other_interactions_is_refused():
 
 def test_what_cannot_be_solved_is_an_error():
     X = interactions(0)
-    with pytest.raises(UnsolvedError, match=r"NCEPLRec cannot be fitted.*A larger reg_weight"):
+    with pytest.raises(UnsolvedError, match=r"W cannot be fitted.*A larger reg_weight"):
         B, known = nceplrec.fit(sp.csr_matrix(X), NCE), {"exact_for": X.shape}
         corrected(nceplrec, {**NCE, "reg_weight": -1e9}, X, interactions(1), B=B, cache=known)
     with pytest.raises(UnsolvedError, match=r"residual of .* after a fit \(tolerance 1e-30\)"):
