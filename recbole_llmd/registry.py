@@ -108,8 +108,9 @@ class MappingSpec:
     Attributes:
         name: the name of its class.
         corrections: the module, see :mod:`recbole_llmd.unlearning.mapping`.
-        model: ``"module:Class"`` of a model that RecBole does not have; None for one of RecBole's own.
-        defaults_file: the property file of such a model.
+        model: ``"module:Class"`` of a model that RecBole does not have, or of a subclass that stands for RecBole's;
+            None for RecBole's own.
+        defaults_file: the property file of a model that RecBole does not have.
 
     >>> mapping_spec("EASE")
     MappingSpec(name='EASE', corrections='recbole_llmd.unlearning.mapping.ease', model=None, defaults_file=None)
@@ -246,7 +247,7 @@ def mapping_names() -> tuple[str, ...]:
     """The names of the models that can be corrected.
 
     >>> mapping_names()
-    ('EASE', 'ItemKNN', 'SLIMElastic', 'ADMMSLIM', 'AsymKNN', 'DualEASE', 'SparseEASE')
+    ('EASE', 'ItemKNN', 'SLIMElastic', 'ADMMSLIM', 'AsymKNN', 'DualEASE', 'SparseEASE', 'NCEPLRec')
     """
     return tuple(_MAPPINGS)
 
@@ -426,4 +427,9 @@ register_mapping(
     "recbole_llmd.unlearning.mapping.sparse_ease",
     model="recbole_llmd.model.sparse_ease:SparseEASE",
     defaults_file="SparseEASE.yaml",
+)
+register_mapping(
+    "NCEPLRec",
+    "recbole_llmd.unlearning.mapping.nceplrec",
+    model="recbole_llmd.model.nceplrec:NCEPLRec",  # RecBole's, which keeps neither X nor B
 )

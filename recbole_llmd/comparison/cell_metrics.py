@@ -21,6 +21,7 @@ from scipy.sparse import csr_matrix
 
 from recbole_llmd import registry
 from recbole_llmd.unlearning.mapping.correction import axis
+from recbole_llmd.unlearning.published_model import where_it_is
 
 Array = npt.NDArray[Any]
 # What RecBole evaluates at a time: the users, what is masked (users, items), the targets (users, items).
@@ -112,7 +113,8 @@ def take_up_validation(model: Any, config: Config, valid: Loader) -> bool:
     X = csr_matrix(model.interaction_matrix)
     X = (X + _pairs(valid).astype(X.dtype)).tocsr()
     model.interaction_matrix = X
-    for attribute, value in mapping.derived(X, getattr(model, mapping.MATRIX), params).items():
+    derived = mapping.derived(X, getattr(model, mapping.MATRIX), params)
+    for attribute, value in where_it_is(model, derived).items():
         setattr(model, attribute, value)
     return True
 

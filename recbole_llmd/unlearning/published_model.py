@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import scipy.sparse as sp
+import torch
 
 from recbole_llmd.data.identity import DataIdentity, added_tokens
 from recbole_llmd.unlearning.identifiers import Identifiers
@@ -171,7 +172,7 @@ class PublishedModel:
         An interrupt may come between two updates. The updates are then repeated, since each may be done twice.
         """
         model = self.model
-        attributes = {"interaction_matrix": X, self.mapping.MATRIX: correction.B, **derived}
+        attributes = {"interaction_matrix": X, self.mapping.MATRIX: correction.B, **where_it_is(model, derived)}
         updates: list[tuple[dict[str, Any], dict[str, Any]]] = [
             (vars(self), {"_remembered": Remembered(X, correction.B, correction.cache)})
         ]
@@ -188,6 +189,13 @@ class PublishedModel:
         except BaseException:
             _update(updates)
             raise
+
+
+def where_it_is(model: GeneralRecommender, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a model with their tensors on its device."""
+    return {
+        name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in attributes.items()
+    }
 
 
 def _update(updates: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> None:

@@ -61,7 +61,8 @@ class Unlearner(PublishedModel, NamedRequests):
     recbole_llmd.errors.RequestError: 1 of 1 pairs to forget are not in X, the training interactions; ...
 
     Args:
-        model: a trained EASE, ItemKNN, SLIMElastic, ADMMSLIM or AsymKNN of RecBole, or a DualEASE or SparseEASE.
+        model: a trained EASE, ItemKNN, SLIMElastic, ADMMSLIM, AsymKNN or NCEPLRec of RecBole, or a DualEASE or
+            SparseEASE.
         source: the RecBole dataset that the model was trained on (or its Config, if no tokens are needed).
         mode: ``"mapping"`` corrects X and B; ``"interaction"`` corrects X alone; ``"none"`` changes nothing;
             ``"retrain"`` corrects X and fits B from scratch.

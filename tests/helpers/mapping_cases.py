@@ -15,6 +15,7 @@ KNN = {"k": 4, "shrink": 0.0, "knn_method": "item"}
 ASYM = {"k": 4, "alpha": 0.5, "beta": 0.7, "q": 2, "knn_method": "item"}
 SLIM = {"alpha": 0.02, "l1_ratio": 0.3, "positive_only": True, "hide_item": True}
 ADMM = {"lambda1": 0.7, "lambda2": 5.0, "alpha": 0.5, "positive_only": True, "center_columns": False}
+NCE = {"beta": 1.0, "rank": 6, "reg_weight": 2.0}
 FITTED = [
     (ease, EASE),
     (slim, SLIM),

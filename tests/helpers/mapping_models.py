@@ -16,6 +16,7 @@ MODELS = {
     "AsymKNN": {"k": 8, "q": 2},
     "DualEASE": {"reg_weight": 10.0},
     "SparseEASE": {"k": 8, "reg_weight": 10.0},
+    "NCEPLRec": {"rank": 12, "reg_weight": 2.0},
 }
 BY_USERS = {  # neighbours of users: corrected, but with no item-item mapping that could be evaluated as such
     "ItemKNN by users": {"model": "ItemKNN", "k": 8, "knn_method": "user"},

@@ -28,16 +28,24 @@ def assert_equal_but_for_what_recbole_leaves_open(name, model, reference):
         assert (expected != B).any(axis=0).mean() < 0.5
     else:
         # float32; RecBole stops SLIMElastic at a gap of 1e-4, ADMMSLIM (here) after 400 iterations
-        allowed = {"EASE": 1e-5, "SLIMElastic": 2e-3, "ADMMSLIM": 2e-3, "DualEASE": 1e-5, "SparseEASE": 0.0}[name]
+        allowed = {
+            "EASE": 1e-5,
+            "SLIMElastic": 2e-3,
+            "ADMMSLIM": 2e-3,
+            "DualEASE": 1e-5,
+            "SparseEASE": 0.0,
+            "NCEPLRec": 1e-4,
+        }[name]
         assert np.linalg.norm(B - expected) <= allowed * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_corrected_model_is_recboles_refit_on_the_retained_interactions(trained, name):
-    config, (train, _, test), model = trained(name)
+    # NCEPLRec of rank 12 depends on RecBole's randomized decomposition, which with so high a rank is exact.
+    config, (train, _, test), model = trained(name, **({"rank": 45} if name == "NCEPLRec" else {}))
     engine = Unlearner(model, train.dataset, keep_pairs=True)
     X = engine.X.copy()
-    if name in ("SLIMElastic", "ADMMSLIM"):  # here RecBole goes on counting users who have nothing left
+    if name in ("SLIMElastic", "ADMMSLIM", "NCEPLRec"):  # here RecBole goes on counting users who have nothing left
         first = engine.forget([3] * (X[3].nnz - 1), X[3].indices[1:], ids="internal")
     else:
         first = engine.forget_users([3, 17], ids="internal")

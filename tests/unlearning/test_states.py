@@ -59,7 +59,7 @@ REQUESTS = {
 }
 
 
-@pytest.mark.parametrize("name", ["EASE", "ItemKNN", "DualEASE", "SparseEASE"])
+@pytest.mark.parametrize("name", ["EASE", "ItemKNN", "DualEASE", "SparseEASE", "NCEPLRec"])
 @pytest.mark.parametrize("request_", REQUESTS)
 def test_a_request_interrupted_anywhere_leaves_the_model_before_or_after_it(trained, name, request_):
     def begun():

@@ -19,7 +19,7 @@ BAD = [
     (
         "mapping_model",
         "BPR",
-        "one of 'EASE', 'ItemKNN', 'SLIMElastic', 'ADMMSLIM', 'AsymKNN', 'DualEASE', 'SparseEASE'",
+        "one of 'EASE', 'ItemKNN', 'SLIMElastic', 'ADMMSLIM', 'AsymKNN', 'DualEASE', 'SparseEASE', 'NCEPLRec'",
     ),
     ("unlearn_scenario", "items", "one of 'users', 'interactions', 'sensitive', 'spam', 'noise', 'file'"),
     ("unlearn_group", "all", "one of 'core', 'edge', 'random'"),

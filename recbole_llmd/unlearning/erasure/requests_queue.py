@@ -148,7 +148,8 @@ def answer_queue(
 
     Args:
         queue: see :func:`read_requests`.
-        checkpoint: of EASE, ItemKNN, SLIMElastic or ADMMSLIM; after every batch the corrected one is in its place.
+        checkpoint: of EASE, ItemKNN, SLIMElastic, ADMMSLIM or NCEPLRec; after every batch the corrected one is in its
+            place.
         ledger: the file of the ledger; it is made by the first batch, and its salt in ``<ledger>.salt``.
         batch_size: the most requests that one correction answers.
         deadline: how many seconds requests may wait for a batch to fill; 0 answers all at once.

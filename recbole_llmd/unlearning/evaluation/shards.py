@@ -19,6 +19,7 @@ from recbole.model.abstract_recommender import GeneralRecommender
 
 from recbole_llmd.unlearning.evaluation.arms import Deferred, engine_on_copy
 from recbole_llmd.unlearning.mapping.correction import explicit
+from recbole_llmd.unlearning.published_model import where_it_is
 from recbole_llmd.unlearning.request import Request
 from recbole_llmd.unlearning.unlearner import Unlearner
 
@@ -203,7 +204,8 @@ class Sharded(Deferred):
         mapping = self.engine.mapping
         matrices: Sequence[Any] = [explicit(shard.engine.B) for shard in self.shards]
         B = (sum(matrices[1:], start=matrices[0]) / len(matrices)).astype(self.engine.B.dtype)
-        for name, value in {mapping.MATRIX: B, **mapping.derived(self.engine.X, B, self.engine.params)}.items():
+        derived = mapping.derived(self.engine.X, B, self.engine.params)
+        for name, value in {mapping.MATRIX: B, **where_it_is(self.model, derived)}.items():
             setattr(self.model, name, value)
 
 

@@ -33,7 +33,7 @@ class FittedMapping:
     >>> after = sp.csr_matrix([[1.0, 1, 0], [1, 1, 0]])  # the second user forgets the last item
     >>> change = Change(after, users=np.array([1]), items=np.array([2]), delta=(after - X)[[1]])
     >>> corrected = ease.correct(fitted, change, tolerance=1e-5)
-    >>> bool(np.allclose(corrected.B.folded(), ease.fit(after, params)))
+    >>> bool(np.allclose(explicit(corrected.B), ease.fit(after, params)))
     True
     """
 

@@ -33,7 +33,7 @@ def erased(workdir):
     return _erased
 
 
-@pytest.mark.parametrize("model", ["EASE", "ItemKNN", "SLIMElastic", "ADMMSLIM", "DualEASE", "SparseEASE"])
+@pytest.mark.parametrize("model", ["EASE", "ItemKNN", "SLIMElastic", "ADMMSLIM", "DualEASE", "SparseEASE", "NCEPLRec"])
 def test_what_was_forgotten_is_verified(erased, model, capsys):
     erased(model)
     for name in ("a", "b", "c"):
@@ -85,7 +85,7 @@ def reseal(engine):
     ledger.append(ledger.next_entry([], checkpoint_after=checkpoint, model_after=model, **facts))
 
 
-@pytest.mark.parametrize("model", ["EASE", "ItemKNN", "SLIMElastic", "ADMMSLIM", "DualEASE", "SparseEASE"])
+@pytest.mark.parametrize("model", ["EASE", "ItemKNN", "SLIMElastic", "ADMMSLIM", "DualEASE", "SparseEASE", "NCEPLRec"])
 def test_a_mapping_that_still_knows_the_forgotten_is_found(erased, workdir, model):
     """X alone was corrected, and everything else is as it should be."""
     erased(model)

@@ -20,6 +20,7 @@ SCALED = {
     "ADMMSLIM": {"lambda1": 1.0 / 3, "lambda2": 10.0 / 3},
     "DualEASE": {"reg_weight": 10.0 / 3},
     "SparseEASE": {"reg_weight": 10.0 / 3},
+    "NCEPLRec": {"reg_weight": 2.0 / 3},
 }
 
 

@@ -5,10 +5,10 @@ import pytest
 import scipy.sparse as sp
 
 from recbole_llmd.errors import MappingMismatch
-from recbole_llmd.unlearning.mapping import admm, dual_ease, ease, itemknn, slim, sparse_ease
+from recbole_llmd.unlearning.mapping import admm, dual_ease, ease, itemknn, nceplrec, slim, sparse_ease
 from recbole_llmd.unlearning.mapping.corrected_matrix import CorrectedMatrix
 from recbole_llmd.unlearning.mapping.correction import FittedMapping
-from tests.helpers.mapping_cases import ADMM, EASE, KNN, SLIM, change_between, interactions
+from tests.helpers.mapping_cases import ADMM, EASE, KNN, NCE, SLIM, change_between, interactions
 from tests.helpers.mapping_models import dense
 
 CASES = [
@@ -24,6 +24,7 @@ CASES = [
     (slim, {**SLIM, "positive_only": False}, "float64"),
     (admm, {**ADMM, "positive_only": False}, "float32"),
     (admm, {**ADMM, "positive_only": False, "center_columns": True}, "float64"),
+    (nceplrec, NCE, "float64"),
 ]
 
 

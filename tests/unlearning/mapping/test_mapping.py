@@ -294,5 +294,5 @@ def test_every_mapping_model_has_what_the_engine_reads():
         module = mapping_module(name)
         for function in (module.fit, module.correct, module.derived, module.trained_on):
             assert callable(function)
-        assert module.MATRIX and module.PARAMETERS and "float32" in module.TOLERANCE
+        assert module.MATRIX and module.PARAMETERS and {"float32", "float64"} >= set(module.TOLERANCE) != set()
         assert set(module.REQUIRED) <= set(module.PARAMETERS)
