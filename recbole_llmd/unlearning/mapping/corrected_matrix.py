@@ -4,7 +4,7 @@ To write a correction into B is a pass over all of its memory, whether it is an 
 (:class:`ImplicitMatrix`). A correction of rank r is kept instead as 2·r rows and applied where scores are asked for.
 With P = (XᵀX + λI)⁻¹ and P₀ its value when B₀ was written,
 
-    P = P₀ - LᵀR,    B = B₀·diag(d₀/d) + LᵀR·diag(1/d), zero on the diagonal,    d = diag(P), d₀ = diag(P₀).
+    P = P₀ - LᵀR·D₀,    B = (B₀ + LᵀR)·diag(d₀/d), zero on the diagonal,    d = diag(P), d₀ = diag(P₀), D₀ = diag(d₀).
 
 :meth:`CorrectedMatrix.folded` writes B. Nothing that is reachable from a :class:`CorrectedMatrix` is ever written
 again, so that whoever reads one keeps reading the same matrix while the next is made.
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from recbole_llmd.unlearning.mapping.threads import in_parallel
 
 BLOCK_BYTES = 1 << 20  # of B at a time: it stays in a core's cache between its reads and writes
-CAPACITY = 64  # rows of a new store
+CAPACITY = 96  # rows of a new store
 _CLAIMING = threading.Lock()  # of the next rows of a store
 
 Matrix = NDArray[Any]
@@ -180,6 +180,7 @@ class CorrectedMatrix:
     ) -> CorrectedMatrix:
         """The matrix of P - leftᵀ·right [r, n], with its ``diagonal``; ``alone``: the items that it separates."""
         n, dtype, kept = self.shape[0], self.dtype, self.rank
+        right = right / self.base_diagonal
         stores = [
             (_Rows(CAPACITY, n, dtype) if store is None else store).appended(kept, rows)
             for store, rows in ((self._left, left), (self._right, right))
@@ -199,7 +200,7 @@ class CorrectedMatrix:
         kept = self._connected(rows)
         product = self._base_inverse_rows(kept)
         if self.rank:
-            product -= self._times_left(kept) @ self.right
+            product -= (self._times_left(kept) @ self.right) * self.base_diagonal.astype(self.dtype)
         if len(self.alone):
             product[:, self.alone] = rows[:, self.alone].toarray() * self.diagonal[self.alone]
         return product
@@ -210,9 +211,10 @@ class CorrectedMatrix:
             rows = sp.csr_matrix(rows, dtype=self.dtype)
         rows = self._connected(rows)
         scores = times(rows, self.base)
+        if self.rank:
+            scores += self._times_left(rows) @ self.right
         scores *= self._scale
         if self.rank:
-            scores += (self._times_left(rows) @ self.right) * self._inverse_diagonal
             scores[row_numbers(rows), rows.indices] -= rows.data * self._own[rows.indices]
         scores[:, self.alone] = 0
         return scores
@@ -222,9 +224,7 @@ class CorrectedMatrix:
         if not (all_rows and len(index) == 2):
             return self.folded()[index]
         columns = np.arange(self.shape[0])[index[1]]
-        part = self.base[:, columns] * self._scale[columns]
-        if self.rank:
-            part += self.left.T @ (self.right[:, columns] * self._inverse_diagonal[columns])
+        part = (self.base[:, columns] + self.left.T @ self.right[:, columns]) * self._scale[columns]
         part[self.alone] = 0
         part[..., np.isin(columns, self.alone)] = 0
         part[columns, np.arange(part.shape[1]) if part.ndim == 2 else ...] = 0
@@ -234,19 +234,16 @@ class CorrectedMatrix:
         """B as an array of its own [n, n]; zero between items of different ``labels`` [n], if there are any."""
         n = len(self.base)
         B = np.empty((n, n), self.dtype)
-        scale, weighted = self._scale, self.right * self._inverse_diagonal
+        scale = self._scale
         # A product of higher rank wants more rows at a time than fit the cache: BLAS copies the other factor each time.
         height = min(n, max(1, BLOCK_BYTES // (B.itemsize * n), min(self.rank, 256)))
 
         def write(blocks: Iterable[tuple[int, int]]) -> None:
-            buffer = np.empty((height, n), B.dtype)
             for first, stop in blocks:
                 block = B[first:stop]
-                np.multiply(self.base[first:stop], scale, out=block)
-                if self.rank:
-                    added = buffer[: stop - first]
-                    np.matmul(self.left[:, first:stop].T, weighted, out=added)
-                    block += added
+                np.matmul(self.left[:, first:stop].T, self.right, out=block)
+                block += self.base[first:stop]
+                block *= scale
                 block[:, self.alone] = 0
                 if labels is not None:
                     block[labels[first:stop, None] != labels] = 0
@@ -277,12 +274,8 @@ class CorrectedMatrix:
         return (self.base_diagonal / self.diagonal).astype(self.dtype)
 
     @functools.cached_property
-    def _inverse_diagonal(self) -> Matrix:
-        return (1 / self.diagonal).astype(self.dtype)
-
-    @functools.cached_property
     def _own(self) -> Matrix:
-        """The diagonal of LᵀR·diag(1/d), which is no part of B."""
+        """The diagonal of LᵀR·diag(d₀/d), which is no part of B."""
         return ((self.base_diagonal - self.diagonal) / self.diagonal).astype(self.dtype)
 
     def _times_left(self, rows: sp.csr_matrix) -> Matrix:
@@ -298,8 +291,15 @@ class CorrectedMatrix:
         if not len(self.alone):
             return rows
         rows = rows.copy()
-        rows.data[np.isin(rows.indices, self.alone)] = 0
+        rows.data[self.is_alone[rows.indices]] = 0
         return rows
+
+    @functools.cached_property
+    def is_alone(self) -> NDArray[np.bool_]:
+        """Whether an item is one of ``alone``, [n]."""
+        is_alone = np.zeros(self.shape[0], bool)
+        is_alone[self.alone] = True
+        return is_alone
 
 
 def row_numbers(rows: sp.csr_matrix) -> Numbers:

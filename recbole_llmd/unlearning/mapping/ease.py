@@ -49,7 +49,7 @@ MATRIX = "item_similarity"
 TOLERANCE = {"float32": 3e-5, "float64": 1e-11}  # of the componentwise backward error
 REQUIRED: dict[str, Any] = {}
 
-PENDING = 64  # the rank of the corrections that wait beside B
+PENDING = 96  # the rank of the corrections that wait beside B
 PROBES = 16  # vectors x that tell whether a B belongs to X
 PROFILES = 4  # of those who forget, which tell whether it is forgotten
 FLOOR = 1e-2
@@ -322,11 +322,8 @@ def _corrected_matrix(fitted: FittedMapping, change: Change, tolerance: float) -
 
 def connects_again(B: CorrectedMatrix, change: Change) -> bool:
     """Whether a change is of somebody who has an item that was alone: its zeros must be written before."""
-    if not len(B.alone):
-        return False
-    is_alone = np.zeros(B.shape[0], bool)
-    is_alone[B.alone] = True
-    return bool(is_alone[change.items].any() or is_alone[Rows.of(change.X, change.users).indices].any())
+    concerned = np.append(change.items, Rows.of(change.X, change.users).indices)
+    return bool(B.is_alone[concerned].any())
 
 
 def refuse_another(
