@@ -217,7 +217,8 @@ def torch_warnings_about_models() -> None:
 def pandas_missing_sequences() -> None:
     """``Dataset._load_feat`` fills missing sequences by ``df[field].fillna(inplace=True)``, which changes a copy
     under pandas 3 (copy-on-write) and then fails on ``NaN.split`` (RecBole issue #2215). The file reader of
-    RecBole's dataset module fills them first; pandas' warning about RecBole's own line is silenced there.
+    RecBole's dataset module fills them first; pandas' warning about RecBole's own line is silenced there. Texts
+    are objects, as they were: pandas 3 has a type for them, of which taking single values is slow.
     """
     import pandas as pd
     from recbole.data.dataset import dataset as module
@@ -227,7 +228,8 @@ def pandas_missing_sequences() -> None:
         for column in frame.columns:
             if str(column).endswith("_seq"):  # the file's head: "name:token_seq" or "name:float_seq"
                 frame[column] = frame[column].fillna("")
-        return frame
+        texts = frame.select_dtypes("string").columns  # RecBole counts and maps tokens one by one
+        return frame.astype(dict.fromkeys(texts, object))
 
     module.pd = types.SimpleNamespace(**{**vars(pd), "read_csv": read_csv})
     original = module.Dataset._load_feat

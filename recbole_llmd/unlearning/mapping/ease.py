@@ -51,6 +51,7 @@ REQUIRED: dict[str, Any] = {}
 
 PENDING = 96  # the rank of the corrections that wait beside B
 PROBES = 16  # vectors x that tell whether a B belongs to X
+FEW = 8  # vectors, up to which SciPy multiplies them faster one by one
 PROFILES = 4  # of those who forget, which tell whether it is forgotten
 FLOOR = 1e-2
 AS_A_FIT = 10  # times the error of a fit: a B that far from it is another's
@@ -234,12 +235,21 @@ def backward_error(X: sp.csr_matrix, weight: float, answers: Matrix, probes: Mat
     """
     if not len(probes):
         return 0.0
-    y, x = answers.T.astype(np.float64), probes.T.astype(np.float64)
-    both = np.hstack([y, np.abs(y)])
-    image, size = np.hsplit(X.T @ (X @ both) + weight * both, 2)
+    y, x = answers.astype(np.float64), probes.astype(np.float64)
+    both = np.vstack([y, np.abs(y)])
+    image, size = np.vsplit(_gram_times(X, both) + weight * both, 2)
     difference, size = np.abs(image - x), size + np.abs(x)
-    size = np.maximum(size, FLOOR * size.max(axis=0))
+    size = np.maximum(size, FLOOR * size.max(axis=1, keepdims=True))
     return float(np.divide(difference, size, out=np.zeros_like(size), where=size != 0).max())
+
+
+def _gram_times(X: sp.csr_matrix, rows: Float64) -> Float64:
+    """XᵀX times each of ``rows`` [m, n_items], as rows."""
+    if len(rows) > FEW:
+        together: Float64 = (X.T @ (X @ rows.T)).T
+        return together
+    transposed = X.T
+    return np.stack([transposed @ (X @ row) for row in rows])
 
 
 def refit(
