@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 import scipy.sparse as sp
 import torch
+from numpy.typing import NDArray
 from recbole.config import Config
 from recbole.data import create_dataset
 from recbole.data.utils import load_split_dataloaders
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 
 REMEMBERED = "remembered"  # in checkpoints
+LARGE = 2**20  # bytes of an array
 
 
 class _Loaded(NamedTuple):
@@ -153,12 +155,27 @@ def write(path: str | PathLike[str], engine: SavedEngine, more: Mapping[str, Any
         **(engine.checkpoint or {}),
         "config": engine.config,
         "state_dict": engine.model.state_dict(),
-        "other_parameter": engine.model.other_parameter(),
+        "other_parameter": {key: _Array.where_large(value) for key, value in engine.model.other_parameter().items()},
         KEY: identity.as_dict() if (identity := _identity(engine)) else None,
         **more,
     }
     with atomic_write(path) as temporary:
         torch.save(content, temporary, pickle_protocol=4)
+
+
+class _Array:
+    """Stands for an array in a checkpoint: read as that array, from a tensor's place in the file, with fewer copies."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array = array
+
+    @staticmethod
+    def where_large(value: Any) -> Any:
+        large = type(value) is np.ndarray and value.dtype.kind == "f" and value.nbytes >= LARGE
+        return _Array(value) if large else value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return torch.Tensor.numpy, (torch.from_numpy(np.ascontiguousarray(self._array)),)
 
 
 def _identity(engine: SavedEngine) -> DataIdentity | None:

@@ -2,14 +2,16 @@
 
 import copy
 import shutil
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from recbole.utils import get_trainer
 
 from recbole_llmd.data.identity import DataIdentity
 from recbole_llmd.errors import CheckpointError, DataError, RequestError
-from recbole_llmd.unlearning import Unlearner
+from recbole_llmd.unlearning import Unlearner, checkpoint
 from tests.conftest import REPO
 from tests.helpers.mapping_models import ALL
 
@@ -175,3 +177,16 @@ def test_a_checkpoint_whose_data_are_gone_is_refused(saved):
     shutil.rmtree(inter.parent)
     with pytest.raises(CheckpointError, match=r"cannot be read: Neither.*folder of the training"):
         Unlearner.from_checkpoint(path)
+
+
+def test_a_large_array_is_read_as_an_array_without_this_package(trained, workdir, monkeypatch):
+    monkeypatch.setattr(checkpoint, "LARGE", 1)
+    _, (train, _, _), model = trained("EASE")
+    engine = Unlearner(model, train.dataset)
+    engine.forget_users("u3")
+    engine.save(workdir / "ours.pth")
+    content = torch.load(workdir / "ours.pth", weights_only=False)
+    stored = content["other_parameter"]["item_similarity"]
+    assert type(stored) is np.ndarray and stored.flags.writeable and np.array_equal(stored, engine.B)
+    pickled = [name for name in zipfile.ZipFile(workdir / "ours.pth").namelist() if name.endswith("data.pkl")]
+    assert b"recbole_llmd" not in zipfile.ZipFile(workdir / "ours.pth").read(pickled[0])
