@@ -202,7 +202,10 @@ class CorrectedMatrix:
         if self.rank:
             product -= (self._times_left(kept) @ self.right) * self.base_diagonal.astype(self.dtype)
         if len(self.alone):
-            product[:, self.alone] = rows[:, self.alone].toarray() * self.diagonal[self.alone]
+            product[:, self.alone] = 0
+            own = self.is_alone[rows.indices]
+            items = rows.indices[own]
+            product[row_numbers(rows)[own], items] = rows.data[own] * self.diagonal[items]
         return product
 
     def __rmatmul__(self, rows: Any) -> Matrix:
@@ -216,7 +219,8 @@ class CorrectedMatrix:
         scores *= self._scale
         if self.rank:
             scores[row_numbers(rows), rows.indices] -= rows.data * self._own[rows.indices]
-        scores[:, self.alone] = 0
+        if len(self.alone):
+            scores[:, self.alone] = 0
         return scores
 
     def __getitem__(self, index: Any) -> Any:
@@ -280,6 +284,9 @@ class CorrectedMatrix:
 
     def _times_left(self, rows: sp.csr_matrix) -> Matrix:
         """rows·Lᵀ [m, rank]."""
+        if rows.shape[0] == 1:
+            one: Matrix = rows.data @ self.left[:, rows.indices].T
+            return one[None]
         columns, place = np.unique(rows.indices, return_inverse=True)
         dense = np.zeros((rows.shape[0], len(columns)), self.dtype)
         dense[row_numbers(rows), place] = rows.data
@@ -288,10 +295,10 @@ class CorrectedMatrix:
 
     def _connected(self, rows: sp.csr_matrix) -> sp.csr_matrix:
         """``rows`` without the items that are alone."""
-        if not len(self.alone):
-            return rows
-        rows = rows.copy()
-        rows.data[self.is_alone[rows.indices]] = 0
+        alone = self.is_alone[rows.indices]
+        if alone.any():
+            rows = rows.copy()
+            rows.data[alone] = 0
         return rows
 
     @functools.cached_property
