@@ -13,7 +13,6 @@ again, so that whoever reads one keeps reading the same matrix while the next is
 from __future__ import annotations
 
 import functools
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,6 @@ from recbole_llmd.unlearning.mapping.threads import in_parallel
 
 BLOCK_BYTES = 1 << 20  # of B at a time: it stays in a core's cache between its reads and writes
 CAPACITY = 96  # rows of a new store
-_CLAIMING = threading.Lock()  # of the next rows of a store
 
 Matrix = NDArray[Any]
 Float64 = NDArray[np.float64]
@@ -100,16 +98,15 @@ class _Rows:
     """Rows [capacity, n] that grow by appending: those that somebody reads stay where they are, as they are."""
 
     def __init__(self, capacity: int, n: int, dtype: np.dtype[Any]) -> None:
-        self.memory, self.used = np.empty((capacity, n), dtype), 0
+        self.memory = np.empty((capacity, n), dtype)
+        self._claimed: dict[int, object] = {}  # by the number of rows before: whose the next rows are
 
     def appended(self, used: int, rows: Matrix) -> _Rows:
         """A store whose first ``used`` rows are this one's and whose next ones are ``rows``."""
-        store, total = self, used + len(rows)
-        with _CLAIMING:
-            if self.used != used or total > len(self.memory):  # another has appended here already, or it is full
-                store = _Rows(max(total, CAPACITY), self.memory.shape[1], self.memory.dtype)
-            store.used = total
-        if store is not self:
+        store, total, mine = self, used + len(rows), object()
+        # One step of a dictionary decides between threads; a lock would stay closed where an interrupt comes.
+        if total > len(self.memory) or self._claimed.setdefault(used, mine) is not mine:
+            store = _Rows(max(total, CAPACITY), self.memory.shape[1], self.memory.dtype)
             store.memory[:used] = self.memory[:used]
         store.memory[used:total] = rows
         return store
