@@ -137,8 +137,7 @@ class SumsOfX:
         if self.X is not before or self.X.shape != change.X.shape:
             return SumsOfX(change.X)
         delta, values = change.delta, self.values.copy()
-        weights = np.repeat(_drawn(change.X.shape[0])[change.users], np.diff(delta.indptr))
-        np.add.at(values, delta.indices, delta.data * weights)
+        np.add.at(values, delta.indices, delta.data * _drawn(change.X.shape[0])[change.owners])
         return SumsOfX(change.X, values)
 
 

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from recbole_llmd.errors import RequestError, SettingsError
@@ -89,6 +90,18 @@ class NamedRequests(ABC):
                 f"(strict=False; --skip-missing on the command line)."
             )
         return len(without)
+
+    def _change(self, request: Request, X: sp.csr_matrix) -> tuple[Change, int]:
+        """What a request changes in X, which is already grown, and how many of its pairs are skipped.
+
+        Raises:
+            RequestError: if one does not apply, and the request is strict.
+        """
+        pairs = request.distinct()
+        applies = pairs.applies_to(X)
+        if request.strict and not applies.all():
+            raise self._not_applicable(pairs.subset(~applies), len(pairs))
+        return pairs.subset(applies).change(X), int((~applies).sum())
 
     def _not_applicable(self, pairs: Request, asked: int) -> RequestError:
         problem = "to forget are not in X" if pairs.kind == "forget" else "to learn are already in X"

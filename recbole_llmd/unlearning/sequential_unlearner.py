@@ -245,14 +245,9 @@ class SequentialUnlearner(NamedRequests):
         with WRITING:
             self.user_ids.check(request.users, ())
             self.item_ids.check(request.items, ())
-            X = self.X
-            pairs = request.distinct()
-            applies = pairs.applies_to(X)
-            if request.strict and not applies.all():
-                raise self._not_applicable(pairs.subset(~applies), len(pairs))
-            change = pairs.subset(applies).change(X)
+            change, skipped = self._change(request, self.X)
             receipt = self._carried_out(request, change, lambda: self._forgotten(change, leaving), started)
-            return replace(receipt, skipped=int((~applies).sum()), users=len(np.union1d(change.users, leaving)))
+            return replace(receipt, skipped=skipped, users=len(np.union1d(change.users, leaving)))
 
     def refit(self) -> Receipt:
         """Count anew on the training sequences that are left, and fit the weights on the validation samples left."""
@@ -263,8 +258,7 @@ class SequentialUnlearner(NamedRequests):
     def _forgotten(self, change: Change, leaving: NDArray[np.int64]) -> tuple[_Counted | None, Correction]:
         """What the model holds after a change (None if it changes nothing), and what was done."""
         before, counted, n_items = self.sequences, self._as_counted(), self.model.n_items
-        pairs = change.delta.tocoo()
-        sequences = before.without(change.users[pairs.row], pairs.col)
+        sequences = before.without(change.owners, change.delta.indices)
         left_whole = np.union1d(change.users[sequences.lengths[change.users] == 0], leaving)
         if not len(change.users) and not len(left_whole):
             return None, Correction(None, "nothing to correct")

@@ -247,13 +247,9 @@ class Unlearner(PublishedModel, NamedRequests):
             ):
                 identifiers.check(internal_ids, new)
             X = request.grown(self.X)
-            pairs = request.distinct()
-            applies = pairs.applies_to(X)
-            if request.strict and not applies.all():
-                raise self._not_applicable(pairs.subset(~applies), len(pairs))
-            change = pairs.subset(applies).change(X)
+            change, skipped = self._change(request, X)
             receipt = self._carried_out(request, change, lambda: self._correct(X, change), started)
-        return replace(receipt, skipped=int((~applies).sum()))
+        return replace(receipt, skipped=skipped)
 
     def refit(self, dtype: DTypeLike | None = None) -> Receipt:
         """Fit B on the present X from scratch, as RecBole defines the model.

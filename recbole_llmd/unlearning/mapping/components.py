@@ -92,8 +92,7 @@ class SpanningTree:
     def after(self, change: Change) -> SpanningTree | None:
         """A tree of what was connected with the root, and of what is learned; None if there may be none any more."""
         X, delta = change.X, change.delta
-        rows = np.repeat(change.users, np.diff(delta.indptr))
-        edges = np.stack([rows, delta.indices + self.n_users], axis=1)
+        edges = np.stack([change.owners, delta.indices + self.n_users], axis=1)
         gone = edges[delta.data < 0].tolist()
         parents = self.parents.copy()
         lost = [node for edge in gone for node, other in (edge, edge[::-1]) if parents[node] == other]

@@ -70,11 +70,14 @@ class Change:
         return cls(X, nobody, nobody, X[nobody])
 
     @property
+    def owners(self) -> NDArray[np.int64]:
+        """The user of every entry of ``delta``."""
+        return np.repeat(self.users, np.diff(self.delta.indptr))
+
+    @property
     def pairs(self) -> tuple[list[int], list[int], list[float]]:
         """The users, items and entries of X that were removed or added."""
-        delta = self.delta
-        users = np.repeat(self.users, np.diff(delta.indptr))
-        return users.tolist(), delta.indices.tolist(), np.abs(delta.data).tolist()
+        return self.owners.tolist(), self.delta.indices.tolist(), np.abs(self.delta.data).tolist()
 
 
 @dataclass(frozen=True)

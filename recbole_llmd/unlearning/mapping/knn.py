@@ -103,7 +103,7 @@ def correct(fitted: FittedMapping, change: Change, kind: Kind) -> Correction:
     columns = before.T.tocsr() if known is None else _enlarged(known, (before.shape[1], before.shape[0]))
     after = _columns_after(columns, change)
     A, transposed = _oriented(X, after, params)
-    user, item = np.repeat(change.users, np.diff(change.delta.indptr)), change.delta.indices.astype(np.int64)
+    user, item = change.owners, change.delta.indices.astype(np.int64)
     touched, entity, feature, had = (
         (change.items, item, user, before) if axis(params) else (change.users, user, item, columns)
     )
